@@ -1,0 +1,1 @@
+"""The certificate authority as an application: files, ledger, ceremony."""

@@ -1,0 +1,1 @@
+"""The sidecar: terminates the channel, checks, refuses, relays. It never opens content."""

@@ -1,0 +1,1 @@
+"""The command line and the demonstration: the one place that imports all trust domains."""

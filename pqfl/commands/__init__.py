@@ -1,0 +1,1 @@
+"""The commands of `pqfl`, one module a group."""

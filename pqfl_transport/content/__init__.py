@@ -1,0 +1,1 @@
+"""The content: tensors, the envelope around them, sealing and opening."""

@@ -1,0 +1,32 @@
+"""Every ML-DSA context string and every derivation label of the project, in one place.
+
+A signature made for one kind of message must never pass for another (FIPS 204 §5.2 binds the context string), so no
+other module spells one out.
+"""
+
+from enum import Enum
+
+DOMAIN = b"pqfl/v1/"
+
+
+class Context(bytes, Enum):
+    """The ML-DSA context string of each kind of signed message."""
+
+    PROLOGUE = DOMAIN + b"prologue"
+    TRAILER = DOMAIN + b"trailer"
+    ROSTER = DOMAIN + b"roster"
+    ROUND = DOMAIN + b"round"
+    AUDIT = DOMAIN + b"audit"
+
+
+class Label(bytes, Enum):
+    """The label of each derivation and binding hash inside an envelope (DESIGN of the envelope: ENVELOPE.md)."""
+
+    MIX = DOMAIN + b"mix"
+    WRAP = DOMAIN + b"wrap"
+    BODY = DOMAIN + b"body"
+
+
+def length_prefixed(*items: bytes) -> bytes:
+    """Return ``LP(items…)``: every item preceded by its length, 4 bytes, big-endian."""
+    return b"".join(part for item in items for part in (len(item).to_bytes(4, "big"), item))

@@ -1,0 +1,1 @@
+"""Names, certificates, roster and signed documents of a federation."""
