@@ -1,0 +1,51 @@
+# Every target makes its own .venv and installs what it needs; nothing but python3 (3.11 or later) and make is assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests run in as many processes as there are processors.
+JOBS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check e2e bench clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## Three hospitals train one model over post-quantum transport (under two minutes)
+	$(BIN)/pqfl demo --out demo-out
+
+test: $(VENV)/.test ## Run the tests, end-to-end ones included
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+check: $(VENV)/.test ## Lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+e2e: $(VENV)/.test ## Run the slow end-to-end tests (minutes)
+	$(BIN)/pytest -m slow
+
+bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see benchmarks/README.md
+	$(BIN)/python benchmarks/content.py
+	$(BIN)/python benchmarks/relay.py
+
+clean: ## Remove the virtual environment, caches and work folders
+	rm -rf $(VENV) build dist *.egg-info demo-out bench-out
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "pqfl needs Python 3.11 or later; call make PYTHON=/path/to/python3.11 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	@touch $@ $(VENV)/.demo

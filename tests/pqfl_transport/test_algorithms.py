@@ -1,0 +1,105 @@
+"""Algorithms as rows: names, aliases, sizes, and the rows that must never be used."""
+
+import hashlib
+import os
+
+import pytest
+
+from pqfl_transport.algorithms import CONTENT_SUITES, TABLE, Kind, Status, content_suite, find
+from pqfl_transport.crypto.contexts import Context
+from pqfl_transport.crypto.pyca import DecapsulationKey, SigningKey
+from pqfl_transport.errors import ConfigurationError, PolicyError
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Kyber512", "ML-KEM-512"),
+        ("Kyber768", "ML-KEM-768"),
+        ("kyber-1024", "ML-KEM-1024"),
+        ("mlkem768", "ML-KEM-768"),
+        ("Dilithium2", "ML-DSA-44"),
+        ("Dilithium3", "ML-DSA-65"),
+        ("dilithium5", "ML-DSA-87"),
+        ("SPHINCS+", "SLH-DSA-SHA2-128s"),
+        ("X-Wing", "ML-KEM-768+X25519"),
+        ("ml_dsa_65", "ML-DSA-65"),
+    ],
+)
+def test_a_name_from_an_older_paper_means_the_standard(written: str, meant: str) -> None:
+    """An alias is only a spelling: it leads to the row of the standard."""
+    assert find(written).name == meant
+
+
+def test_round_three_kyber_is_a_row_of_its_own() -> None:
+    """Round-3 Kyber does not interoperate with ML-KEM, so its name never leads there."""
+    row = find("kyber768-round3")
+    assert row.name == "kyber768-round3"
+    assert row.status is Status.SUPERSEDED
+
+
+@pytest.mark.parametrize(
+    ("name", "when"), [("Rainbow", "2022-02-25"), ("SIKE", "2022-07-30"), ("SIKEp434", "2022-07-30")]
+)
+def test_a_broken_algorithm_is_refused_with_reason_and_date(name: str, when: str) -> None:
+    """Asking for a broken algorithm says what broke it and when, and ends as a refusal by policy."""
+    with pytest.raises(PolicyError, match=when) as caught:
+        find(name)
+    assert caught.value.reason == "broken"
+    assert "ePrint" in str(caught.value)
+
+
+def test_an_unknown_name_is_refused_and_the_known_ones_are_listed() -> None:
+    """A typing error is answered with the names that exist, never with a guess."""
+    with pytest.raises(ConfigurationError, match=r"known are .*ML-DSA-65") as caught:
+        find("Kyber2048", Kind.SIGNATURE)
+    assert caught.value.reason == "unknown_algorithm"
+
+
+def test_the_kind_decides_between_a_kem_and_a_group_of_the_same_spelling() -> None:
+    """MLKEM768 is a KEM unless a TLS group is asked for."""
+    assert find("MLKEM768").kind is Kind.KEM
+    assert find("MLKEM768", Kind.TLS_GROUP).code_point == 0x0201
+
+
+def test_no_spelling_means_two_rows_of_one_kind() -> None:
+    """Every name and alias is unambiguous within its kind."""
+    seen: dict[tuple[Kind, str], str] = {}
+    for row in TABLE:
+        for word in (row.name, *row.aliases):
+            spelling = word.casefold().replace("-", "").replace("_", "")
+            assert seen.setdefault((row.kind, spelling), row.name) == row.name
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.kind is Kind.SIGNATURE and row.name.startswith("ML-DSA")])
+def test_signature_sizes_are_what_the_library_makes(row: object) -> None:
+    """The sizes in the table are those of real keys and signatures."""
+    key = SigningKey.generate(row.name)  # type: ignore[attr-defined]
+    assert len(key.sign(b"m", Context.AUDIT)) == row.signature_bytes  # type: ignore[attr-defined]
+    # The SPKI's algorithm identifier and bit string header take 22 bytes in front of the raw key (RFC 9881 §4).
+    assert len(key.verifying_key.spki) == row.public_key_bytes + 22  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("suite", CONTENT_SUITES.values(), ids=lambda suite: suite.id)
+def test_kem_sizes_are_what_the_library_makes(suite: object) -> None:
+    """The sizes of every KEM that envelopes use are those of real keys and encapsulations."""
+    row = find(suite.kem, Kind.KEM)  # type: ignore[attr-defined]
+    key = DecapsulationKey(row.name, os.urandom(row.seed_bytes or 0))
+    assert len(key.public.raw) == row.public_key_bytes
+    assert len(key.public.wrap(bytes(32), b"")) == (row.ciphertext_bytes or 0) + 32 + 16
+
+
+def test_an_unknown_content_suite_is_refused() -> None:
+    """A suite id that no row has is refused by policy, whatever it resembles."""
+    with pytest.raises(PolicyError, match="unknown content suite"):
+        content_suite("pqfl/v1/mlkem768x25519-mldsa66")
+
+
+def test_suites_name_rows_that_exist() -> None:
+    """Every part of a content suite is a row of its kind and a hash that exists."""
+    for suite in CONTENT_SUITES.values():
+        assert find(suite.kem, Kind.KEM).name == suite.kem
+        assert find(suite.signature, Kind.SIGNATURE).name == suite.signature
+        assert find(suite.aead, Kind.AEAD).name == suite.aead
+        assert find(suite.body, Kind.AEAD).name == suite.body
+        assert suite.trailer_hash.lower().replace("-", "") in hashlib.algorithms_available
