@@ -1,0 +1,118 @@
+"""The aggregator's configuration: parsed once, refused with file, key and what was expected."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.config import load_config, parse_listen
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.policy import SecurityLevel
+
+GOOD = """
+[aggregator]
+listen = "127.0.0.1:0"
+identity = "identity"
+roster = "/abs/roster.json"
+state = "state"
+audit = "audit.jsonl"
+[model]
+initial = "model.npz"
+[rounds]
+count = 3
+quorum = 2
+deadline_seconds = 1.5
+level = "high"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "aggregator.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    """Every key arrives, relative paths count from the file, and the rest has its default."""
+    config = load_config(write(tmp_path, GOOD))
+    assert str(config.listen) == "127.0.0.1:0"
+    assert config.identity == tmp_path / "identity"
+    assert config.cacert == tmp_path / "identity" / "ca.pem"
+    assert config.roster == Path("/abs/roster.json")
+    assert config.rounds.level is SecurityLevel.HIGH
+    assert (config.rounds.count, config.rounds.quorum, config.rounds.attempts) == (3, 2, 3)
+    assert config.rounds.deadline_seconds == 1.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('listen = "127.0.0.1:0"\n', "", "aggregator.listen is missing"),
+        ('"127.0.0.1:0"', '"127.0.0.1"', "aggregator.listen"),
+        ('"127.0.0.1:0"', "7", "aggregator.listen"),
+        ('"state"', '""', "aggregator.state"),
+        ("count = 3", "count = 0", "rounds.count is 0; expected a whole number of at least 1"),
+        ("count = 3", "count = true", "rounds.count"),
+        ("count = 3", "count = 1.5", "rounds.count"),
+        ("quorum = 2\n", "", "rounds.quorum is missing"),
+        ("1.5", "inf", "rounds.deadline_seconds"),
+        ("1.5", "nan", "rounds.deadline_seconds"),
+        ("1.5", '"soon"', "rounds.deadline_seconds"),
+        ('"high"', '"higher"', "rounds.level"),
+        ("count = 3", "count = 3\nrounds = 4", "rounds.rounds is not a key"),
+        ("[model]", "[modell]", r"\[modell\]"),
+        ('[model]\ninitial = "model.npz"\n', "", r"\[model\] is missing"),
+        ("[model]", "model", "not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, old: str, new: str, named: str) -> None:
+    """Each mistake is refused with the file and the key."""
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that does not exist is named."""
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("127.0.0.1:80", True),
+        ("[::1]:8443", True),
+        ("unix:/run/agg.sock", True),
+        ("0.0.0.0:80", False),
+        ("[::]:80", False),
+        ("10.1.2.3:0", False),
+    ],
+)
+def test_addresses(text: str, local: bool) -> None:
+    """Addresses read back as written and know whether only this machine reaches them."""
+    address = parse_listen(text, "listen")
+    assert str(address) == text
+    assert address.is_local is local
+
+
+@pytest.mark.parametrize(
+    "text", ["", "unix:", ":80", "host:80", "::1:80", "[127.0.0.1]:80", "127.0.0.1:65536", "1.2.3.4:²"]
+)
+def test_bad_addresses(text: str) -> None:
+    """What is not an address is refused."""
+    with pytest.raises(ConfigurationError, match="listen"):
+        parse_listen(text, "listen")
+
+
+@given(text=st.text(max_size=30))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    """No text makes the parser fail in another way than by its own error."""
+    try:
+        address = parse_listen(text, "listen")
+    except ConfigurationError:
+        return
+    assert parse_listen(str(address), "again") == address
