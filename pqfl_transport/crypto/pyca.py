@@ -57,6 +57,11 @@ class VerifyingKey:
             raise ConfigurationError(f"not an ML-DSA public key but {type(key).__name__}", reason="bad_key")
         return cls(key)
 
+    @property
+    def pyca_key(self) -> MLDSAPublicKey:
+        """The key as the certificate builder of ``cryptography.x509`` takes it."""
+        return self._key
+
     def verify(self, signature: Buffer, message: Buffer, context: Context) -> None:
         """Raise ``MessageError`` unless ``signature`` is this key's over ``message`` in ``context`` (FIPS 204 §5.3)."""
         try:
