@@ -100,6 +100,19 @@ def verify_chain(
     raise failure or _untrusted(leaf, anchors)
 
 
+def require_valid_now(certificate: x509.Certificate, now: datetime) -> None:
+    """Raise ``CertificateError`` (``not_yet_valid``, ``expired``) unless ``now`` lies within the validity."""
+    if now < certificate.not_valid_before_utc:
+        raise CertificateError(
+            f"{_describe(certificate)} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
+            reason="not_yet_valid",
+        )
+    if now > certificate.not_valid_after_utc:
+        raise CertificateError(
+            f"{_describe(certificate)} expired {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", reason="expired"
+        )
+
+
 def require_usage(leaf: x509.Certificate, usage: Usage) -> None:
     """Raise ``CertificateError`` (``bad_usage``) unless this end-entity certificate is for ``usage`` and nothing else.
 
@@ -206,7 +219,7 @@ def _verify_path(path: Sequence[x509.Certificate], policy: Policy, now: datetime
     for depth, certificate in enumerate(path):
         issuer = path[min(depth + 1, len(path) - 1)]
         _require_signature_algorithm(certificate, issuer, policy)
-        _require_valid_now(certificate, now)
+        require_valid_now(certificate, now)
         _require_understood(certificate)
         if depth > 0:
             _require_authority(certificate, authorities_below=depth - 1)
@@ -230,18 +243,6 @@ def _require_signature_algorithm(certificate: x509.Certificate, issuer: x509.Cer
         raise CertificateError(
             f"{_describe(certificate)}: signed as {name} with a key of {key_algorithm_name(issuer)}",
             reason="bad_sigalg",
-        )
-
-
-def _require_valid_now(certificate: x509.Certificate, now: datetime) -> None:
-    if now < certificate.not_valid_before_utc:
-        raise CertificateError(
-            f"{_describe(certificate)} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
-            reason="not_yet_valid",
-        )
-    if now > certificate.not_valid_after_utc:
-        raise CertificateError(
-            f"{_describe(certificate)} expired {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", reason="expired"
         )
 
 

@@ -1,0 +1,215 @@
+"""Keys and certificates as files: read with suspicion, written so that a crash leaves the old file or the new one.
+
+Private keys are PKCS#8 PEM, unencrypted, mode 0600. A key file that its group or others can read is refused rather than
+warned about: whoever could read it may have.
+"""
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
+from pqfl_transport.pki import chain
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
+from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.roster import Roster, open_roster
+from pqfl_transport.pki.spiffe import SpiffeId
+
+MAX_SECRET_BYTES = 64 * 1024
+_SECRET_MODE = 0o600
+_PUBLIC_MODE = 0o644
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class SigningCertificate:
+    """Who signs, and the key that verifies it: what ``signing.pem`` says."""
+
+    id: SpiffeId
+    key: VerifyingKey
+    certificate: x509.Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class SigningIdentity:
+    """Who we are when we sign content: ``signing.pem`` and ``signing.key`` of one folder."""
+
+    id: SpiffeId
+    key: SigningKey
+    certificate: x509.Certificate
+
+
+def read_secret(path: Path) -> bytes:
+    """Return a private key file's bytes, at most 64 KiB.
+
+    Raises ``ConfigurationError`` naming the file: ``missing``, ``unreadable``, ``loose_permissions`` (with the command
+    that mends it), ``too_large``.
+    """
+    with _opened(path) as descriptor:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & _OTHERS:
+            raise ConfigurationError(
+                f"{path}: mode {mode:04o} lets others than its owner use this private key; chmod 600 {path}",
+                reason="loose_permissions",
+            )
+        return _read(descriptor, path, MAX_SECRET_BYTES)
+
+
+def read_public(path: Path, *, max_bytes: int = chain.MAX_PEM_BYTES) -> bytes:
+    """Return a public file's bytes. Raises ``ConfigurationError``: ``missing``, ``unreadable``, ``too_large``."""
+    with _opened(path) as descriptor:
+        return _read(descriptor, path, max_bytes)
+
+
+def write_secret(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file of mode 0600, whole or not at all. An existing one is refused unless ``overwrite``."""
+    _write(path, data, _SECRET_MODE, overwrite=overwrite)
+
+
+def write_public(path: Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Write a file of mode 0644, whole or not at all; an existing one is replaced."""
+    _write(path, data, _PUBLIC_MODE, overwrite=overwrite)
+
+
+def load_anchors(path: Path) -> tuple[x509.Certificate, ...]:
+    """Return the roots and issuing certificates of ``ca.pem``. Raises ``ConfigurationError`` naming the file."""
+    certificates = _load_certificates(path)
+    if not root_keys(certificates):
+        raise ConfigurationError(f"{path}: holds no self-signed ML-DSA root certificate", reason="no_root")
+    return certificates
+
+
+def root_keys(anchors: Iterable[x509.Certificate]) -> list[VerifyingKey]:
+    """Return the ML-DSA keys of the roots, the self-signed ones among the anchors: those may sign rosters."""
+    keys = []
+    for anchor in anchors:
+        if chain.is_self_signed(anchor):
+            with contextlib.suppress(CertificateError):
+                keys.append(chain.verifying_key(anchor))
+    return keys
+
+
+def load_signing_certificate(path: Path, *, now: datetime | None = None) -> SigningCertificate:
+    """Return the party and key of a ``signing.pem``; its issuer is not verified, because there are no anchors here.
+
+    ``now`` is the system's clock unless given. Raises ``ConfigurationError`` naming the file where the certificate is
+    for another use, has expired, or names no party.
+    """
+    certificate = _load_certificates(path)[0]
+    try:
+        chain.require_valid_now(certificate, now or datetime.now(UTC))
+        chain.require_usage(certificate, Usage.SIGNING)
+        return SigningCertificate(chain.spiffe_id(certificate), chain.verifying_key(certificate), certificate)
+    except CertificateError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def load_signing_identity(folder: Path, *, now: datetime | None = None) -> SigningIdentity:
+    """Load ``signing.pem`` and ``signing.key`` of an identity folder.
+
+    Raises ``ConfigurationError`` naming the file, ``key_mismatch`` where the two do not belong together.
+    """
+    signer = load_signing_certificate(folder / "signing.pem", now=now)
+    key_path = folder / "signing.key"
+    key = load_signing_key(key_path)
+    if key.verifying_key != signer.key:
+        raise ConfigurationError(
+            f"{key_path}: is not the private key of {folder / 'signing.pem'}", reason="key_mismatch"
+        )
+    return SigningIdentity(signer.id, key, signer.certificate)
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """Return an ML-DSA private key. Raises ``ConfigurationError`` naming the file."""
+    pem = read_secret(path)
+    try:
+        return SigningKey.from_pem(pem)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def load_roster(
+    path: Path, roots: Iterable[VerifyingKey], *, at_least_number: int = 0, federation: str | None = None
+) -> Roster:
+    """Read and verify a roster file. Raises ``ConfigurationError`` for the file, ``MessageError`` for its content."""
+    data = read_public(path, max_bytes=MAX_DOCUMENT_BYTES)
+    try:
+        return open_roster(data, roots, at_least_number=at_least_number, federation=federation)
+    except MessageError as error:
+        raise MessageError(f"{path}: {error}", reason=error.reason) from error
+
+
+def _load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(chain.load_certificates(read_public(path)))
+    except CertificateError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        # Opening a FIFO would block until somebody writes to it; only regular files are keys.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path}: no such file", reason="missing") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", reason="unreadable") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigurationError(f"{path}: not a regular file", reason="unreadable")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, path: Path, max_bytes: int) -> bytes:
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ConfigurationError(f"{path}: more than {max_bytes} bytes", reason="too_large")
+    return data
+
+
+def _write(path: Path, data: bytes, mode: int, *, overwrite: bool) -> None:
+    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        if overwrite:
+            Path(staged).replace(path)
+        else:
+            _publish_new(staged, path)
+        sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            Path(staged).unlink()
+
+
+def _publish_new(staged: str, path: Path) -> None:
+    # A hard link, unlike a rename, never replaces: two writers cannot both believe that they made the file.
+    try:
+        os.link(staged, path)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{path}: exists already and is not overwritten", reason="exists") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

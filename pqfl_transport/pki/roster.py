@@ -1,0 +1,222 @@
+"""The roster: who belongs to a federation, with which keys, signed by the offline root.
+
+The roster carries the public keys themselves beside their fingerprints, so no message ever brings a key. Rosters are
+numbered, and a reader that remembers the highest number it has seen refuses a lower one: whoever was left out of a
+later roster does not come back with an earlier one. Only the root signs it; joining is a decision of the consortium
+and not of a service that is online.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
+from pqfl_transport.pki.documents import (
+    DocumentKind,
+    decode_base64,
+    open_document,
+    require_fields,
+    sign_document,
+)
+from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.policy import SecurityLevel, for_level
+
+_WHERE = DocumentKind.ROSTER.tag
+_MAX_NUMBER = 2**63 - 1
+_MAX_BITS = 62
+_MAX_CLIP = 1e9
+
+_ROSTER_FIELDS = {
+    "federation": str,
+    "level": str,
+    "number": int,
+    "issued_at": int,
+    "parties": list,
+    "secure_aggregation": dict,
+}
+_PARTY_FIELDS = {
+    "id": str,
+    "signing_key": str,
+    "signing_fingerprint": str,
+    "receiving_key": str,
+    "receiving_fingerprint": str,
+    "weight_cap": int,
+}
+_SECURE_AGGREGATION_FIELDS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
+    {"minimum_sites": int, "threshold": int, "clip": (int, float), "bits": int}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A member that signs and receives content: a site or an aggregator."""
+
+    id: SpiffeId
+    signing_key: VerifyingKey
+    receiving_key: bytes
+    """The bytes inside its ``PQFL RECEIVING PUBLIC KEY`` block; this module does not look into them."""
+    receiving_fingerprint: bytes
+    """SHA-256 over ``receiving_key``, 32 bytes."""
+    weight_cap: int
+    """The most samples a single update of this party may claim; 0 for one that sends no updates."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecureAggregation:
+    """The parameters of secure aggregation that all members agree on. They count only where a round uses it."""
+
+    minimum_sites: int = 3
+    """A round with fewer sites than this is not opened."""
+    threshold: int = 2
+    """So many sites can finish a round when others drop out; not more than ``minimum_sites``."""
+    clip: float = 8.0
+    """Entries of a delta beyond this are clipped before they are made integers."""
+    bits: int = 24
+    """How many bits one clipped entry is encoded in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """One numbered state of a federation. ``parties`` maps SPIFFE URIs to their holders."""
+
+    federation: str
+    level: SecurityLevel
+    number: int
+    issued_at: int
+    """Unix seconds."""
+    parties: Mapping[str, Party]
+    secure_aggregation: SecureAggregation = field(default_factory=SecureAggregation)
+
+    def party(self, spiffe_uri: str) -> Party:
+        """Return the member of this ID. Raises ``MessageError`` (``unknown_sender``) where there is none."""
+        try:
+            return self.parties[spiffe_uri]
+        except KeyError:
+            raise MessageError(
+                f"{spiffe_uri[:256]!r} is not in roster {self.number} of {self.federation}", reason="unknown_sender"
+            ) from None
+
+
+def sign_roster(roster: Roster, root_key: SigningKey) -> bytes:
+    """Return the roster as a signed document. Raises ``MessageError`` where no reader would take it."""
+    payload = _encode(roster)
+    _decode(payload)
+    return sign_document(DocumentKind.ROSTER, payload, root_key)
+
+
+def open_roster(
+    data: bytes, roots: Iterable[VerifyingKey], *, at_least_number: int = 0, federation: str | None = None
+) -> Roster:
+    """Verify a roster by one of the roots' keys (`keystore.root_keys`) and return it.
+
+    Raises ``MessageError``: what ``open_document`` raises, ``malformed``, ``stale_roster`` for a number lower than
+    ``at_least_number``, ``wrong_federation`` where ``federation`` is given and is another.
+    """
+    roster = _decode(open_document(data, DocumentKind.ROSTER, roots))
+    if federation is not None and roster.federation != federation:
+        raise MessageError(
+            f"{_WHERE}: is of federation {roster.federation!r} and not of {federation!r}", reason="wrong_federation"
+        )
+    if roster.number < at_least_number:
+        raise MessageError(
+            f"{_WHERE}: number {roster.number} is older than number {at_least_number}, which was seen before",
+            reason="stale_roster",
+        )
+    return roster
+
+
+def _encode(roster: Roster) -> dict[str, Any]:
+    secure = roster.secure_aggregation
+    return {
+        "federation": roster.federation,
+        "level": roster.level.value,
+        "number": roster.number,
+        "issued_at": roster.issued_at,
+        "parties": [_encode_party(party) for _, party in sorted(roster.parties.items())],
+        "secure_aggregation": {name: getattr(secure, name) for name in _SECURE_AGGREGATION_FIELDS},
+    }
+
+
+def _encode_party(party: Party) -> dict[str, Any]:
+    return {
+        "id": str(party.id),
+        "signing_key": base64.b64encode(party.signing_key.spki).decode(),
+        "signing_fingerprint": party.signing_key.fingerprint.hex(),
+        "receiving_key": base64.b64encode(party.receiving_key).decode(),
+        "receiving_fingerprint": party.receiving_fingerprint.hex(),
+        "weight_cap": party.weight_cap,
+    }
+
+
+def _decode(payload: Mapping[str, Any]) -> Roster:
+    fields = require_fields(payload, _ROSTER_FIELDS, _WHERE)
+    _require_range("number", fields["number"], 1, _MAX_NUMBER)
+    _require_range("issued_at", fields["issued_at"], 0, _MAX_NUMBER)
+    level = _decode_level(fields["level"])
+    parties: dict[str, Party] = {}
+    for item in fields["parties"]:
+        party = _decode_party(item, fields["federation"], level)
+        if str(party.id) in parties:
+            raise _malformed(f"{party.id} occurs twice")
+        parties[str(party.id)] = party
+    return Roster(
+        federation=fields["federation"],
+        level=level,
+        number=fields["number"],
+        issued_at=fields["issued_at"],
+        parties=MappingProxyType(parties),
+        secure_aggregation=_decode_secure_aggregation(fields["secure_aggregation"]),
+    )
+
+
+def _decode_level(word: str) -> SecurityLevel:
+    try:
+        return for_level(word).level
+    except ConfigurationError as error:
+        raise _malformed(str(error)) from error
+
+
+def _decode_party(item: object, federation: str, level: SecurityLevel) -> Party:
+    if not isinstance(item, dict):
+        raise _malformed("a party is not an object")
+    fields = require_fields(item, _PARTY_FIELDS, f"{_WHERE}: party")
+    try:
+        party_id = SpiffeId.parse(fields["id"])
+        signing_key = VerifyingKey.from_spki(decode_base64(fields["signing_key"], f"{_WHERE}: signing_key"))
+    except (CertificateError, ConfigurationError) as error:
+        raise _malformed(str(error)) from error
+    receiving_key = decode_base64(fields["receiving_key"], f"{_WHERE}: receiving_key")
+    receiving_fingerprint = hashlib.sha256(receiving_key).digest()
+    if party_id.federation != federation:
+        raise _malformed(f"{party_id} is not of federation {federation[:80]!r}")
+    if signing_key.algorithm not in for_level(level).leaf_keys:
+        raise _malformed(f"{party_id}: a key of {signing_key.algorithm} does not fit the level {level.value}")
+    if signing_key.fingerprint.hex() != fields["signing_fingerprint"]:
+        raise _malformed(f"{party_id}: signing_fingerprint is not that of signing_key")
+    if receiving_fingerprint.hex() != fields["receiving_fingerprint"]:
+        raise _malformed(f"{party_id}: receiving_fingerprint is not that of receiving_key")
+    _require_range(f"{party_id}: weight_cap", fields["weight_cap"], 0, _MAX_NUMBER)
+    return Party(party_id, signing_key, receiving_key, receiving_fingerprint, fields["weight_cap"])
+
+
+def _decode_secure_aggregation(item: Mapping[str, Any]) -> SecureAggregation:
+    fields = require_fields(item, _SECURE_AGGREGATION_FIELDS, f"{_WHERE}: secure_aggregation")
+    _require_range("minimum_sites", fields["minimum_sites"], 1, _MAX_NUMBER)
+    _require_range("threshold", fields["threshold"], 1, fields["minimum_sites"])
+    _require_range("bits", fields["bits"], 1, _MAX_BITS)
+    if not 0 < fields["clip"] <= _MAX_CLIP:
+        raise _malformed(f"clip is {fields['clip']} and has to be greater than 0 and at most {_MAX_CLIP:g}")
+    return SecureAggregation(fields["minimum_sites"], fields["threshold"], float(fields["clip"]), fields["bits"])
+
+
+def _require_range(what: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise _malformed(f"{what} is {value} and has to be {lowest} to {highest}")
+
+
+def _malformed(why: str) -> MessageError:
+    return MessageError(f"{_WHERE}: {why}", reason="malformed")
