@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,14 +23,18 @@ _END_SECONDS = 5.0
 _LAST_LINES = 6
 
 
+Event = dict[str, Any]
+Inbox = queue.SimpleQueue[tuple["Process", Event | None]]
+"""Where the lines of processes arrive; ``None`` says that a process closed its output."""
+
+
 class Process:
     """One child process that writes JSON lines; all of them also go to its log file."""
 
-    def __init__(self, name: str, arguments: list[str], log: Path) -> None:
+    def __init__(self, name: str, arguments: list[str], log: Path, inbox: Inbox) -> None:
         self.name = name
         self.log = log
-        self.started_at = time.monotonic()
-        self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._inbox = inbox
         try:
             # The command is this interpreter with our own modules; nothing in it comes from outside.
             self._child = subprocess.Popen(  # noqa: S603
@@ -54,35 +57,21 @@ class Process:
         """The process id, shown to who wants to look at it from outside."""
         return self._child.pid
 
-    def events(self, timeout_seconds: float) -> Iterator[dict[str, Any]]:
-        """Yield the JSON objects that the process prints, until it closes its output.
-
-        Raises ``TransportError`` with the end of its log when nothing comes for ``timeout_seconds``.
-        """
-        while True:
-            try:
-                line = self._lines.get(timeout=timeout_seconds)
-            except queue.Empty:
-                raise TransportError(self._complaint(f"says nothing for {timeout_seconds:.0f} s")) from None
-            if line is None:
-                return
-            yield line
-
-    def wait_for(self, wanted: Callable[[dict[str, Any]], bool], timeout_seconds: float) -> dict[str, Any]:
-        """Return the first event that is wanted. Raises ``TransportError`` when the process ends before it."""
-        for event in self.events(timeout_seconds):
+    def wait_for(self, wanted: Callable[[Event], bool], timeout_seconds: float) -> Event:
+        """Return its first event that is wanted. Raises ``TransportError`` when it ends or falls silent before."""
+        for _, event in follow([self], self._inbox, timeout_seconds):
             if wanted(event):
                 return event
-        raise TransportError(self._complaint(f"ended with status {self._child.wait()}"))
+        raise TransportError(self.complaint("ended too early"))
 
     def wait(self, timeout_seconds: float) -> None:
         """Wait for a good end. Raises ``TransportError`` with the end of its log otherwise."""
         try:
             status = self._child.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            raise TransportError(self._complaint("does not end")) from None
+            raise TransportError(self.complaint("does not end")) from None
         if status != 0:
-            raise TransportError(self._complaint(f"ended with status {status}"))
+            raise TransportError(self.complaint(f"ended with status {status}"))
 
     def end(self) -> None:
         """Ask it to end, and make it end if it does not."""
@@ -103,12 +92,31 @@ class Process:
                 with contextlib.suppress(ValueError):
                     line = json.loads(raw)
                     if isinstance(line, dict):
-                        self._lines.put(line)
-        self._lines.put(None)
+                        self._inbox.put((self, line))
+        self._inbox.put((self, None))
 
-    def _complaint(self, what: str) -> str:
+    def complaint(self, what: str) -> str:
+        """Return a sentence about this process with the end of its log."""
         last = self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:] if self.log.exists() else []
         return f"{self.name} {what}; its log {self.log} ends with:\n  " + "\n  ".join(last or ["(nothing)"])
+
+
+def follow(processes: Sequence[Process], inbox: Inbox, timeout_seconds: float) -> Iterator[tuple[Process, Event]]:
+    """Yield what the processes print as it comes, until all of them ended well.
+
+    Raises ``TransportError`` as soon as one of them fails, or when all are silent for ``timeout_seconds``.
+    """
+    running = set(processes)
+    while running:
+        try:
+            process, event = inbox.get(timeout=timeout_seconds)
+        except queue.Empty:
+            raise TransportError(next(iter(running)).complaint(f"says nothing for {timeout_seconds:.0f} s")) from None
+        if event is not None:
+            yield process, event
+        elif process in running:
+            process.wait(timeout_seconds)
+            running.discard(process)
 
 
 class Crew:
@@ -118,9 +126,9 @@ class Crew:
         self._logs = logs
         self._members: list[Process] = []
 
-    def start(self, name: str, *arguments: str) -> Process:
-        """Start ``python ARGUMENTS…`` as a member of the crew."""
-        process = Process(name, list(arguments), self._logs / f"{name}.log")
+    def start(self, name: str, *arguments: str, inbox: Inbox | None = None) -> Process:
+        """Start ``python ARGUMENTS…`` as a member; its lines go to an inbox of its own or to a shared one."""
+        process = Process(name, list(arguments), self._logs / f"{name}.log", inbox or queue.SimpleQueue())
         self._members.append(process)
         return process
 

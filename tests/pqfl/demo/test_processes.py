@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 
 import psutil
 import pytest
 
-from pqfl.demo.processes import Crew
+from pqfl.demo.processes import Crew, Inbox, follow
 from pqfl_transport.errors import TransportError
 
 FOREVER = "import json, signal; print(json.dumps({'event': 'up'}), flush=True); signal.pause()"
@@ -19,9 +20,9 @@ def test_events_arrive_and_the_log_keeps_every_line(tmp_path: Path) -> None:
     """JSON lines are events, other lines only go to the log."""
     with Crew(tmp_path) as crew:
         script = 'print(\'plain words\'); print(\'{"event": "one"}\'); print(\'{"event": "two"}\')'
-        process = crew.start("speaker", "-c", script)
-        assert [event["event"] for event in process.events(10)] == ["one", "two"]
-        process.wait(10)
+        inbox: Inbox = SimpleQueue()
+        process = crew.start("speaker", "-c", script, inbox=inbox)
+        assert [event["event"] for _, event in follow([process], inbox, 10)] == ["one", "two"]
     assert (tmp_path / "speaker.log").read_text().splitlines()[0] == "plain words"
 
 
@@ -31,6 +32,15 @@ def test_a_process_that_fails_is_named_with_the_end_of_its_log(tmp_path: Path) -
         process = crew.start("victim", "-c", "raise SystemExit('the disk is full')")
         with pytest.raises(TransportError, match=r"victim ended with status 1[\s\S]*the disk is full"):
             process.wait_for(bool, 10)
+
+
+def test_the_failure_of_one_ends_the_following_of_all(tmp_path: Path) -> None:
+    """With a shared inbox nobody waits for the good processes when one has failed."""
+    with Crew(tmp_path) as crew:
+        inbox: Inbox = SimpleQueue()
+        crowd = [crew.start("good", "-c", FOREVER, inbox=inbox), crew.start("bad", "-c", "raise OSError", inbox=inbox)]
+        with pytest.raises(TransportError, match="bad ended with status 1"):
+            list(follow(crowd, inbox, 10))
 
 
 def test_silence_is_not_waited_for_forever(tmp_path: Path) -> None:
