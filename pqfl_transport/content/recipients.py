@@ -1,0 +1,181 @@
+"""Receiving keys: who can open an envelope. The public half is a recipient, the private half is held as its seed.
+
+Both are stored as a PEM block around a small versioned structure::
+
+    LP("pqfl-receiving/v1", "public" | "private", name of the KEM, fingerprint, raw public key | seed)
+
+The fingerprint is SHA-256 over the public structure with an empty fingerprint; in a private structure it shows that the
+seed was not damaged. Only rows that resist quantum computers make receiving keys, so a classical recipient cannot be
+mixed in anywhere.
+"""
+
+import base64
+import binascii
+import hashlib
+import secrets
+from collections.abc import Callable
+from typing import Self
+
+from pqfl_transport.algorithms import Kind, find
+from pqfl_transport.crypto.contexts import Label, length_prefixed
+from pqfl_transport.crypto.pyca import DecapsulationKey, EncapsulationKey, wrapped_bytes
+from pqfl_transport.errors import ConfigurationError, MessageError
+
+FINGERPRINT_BYTES = 32
+CONTENT_KEY_BYTES = 32
+MAX_PEM_BYTES = 16 * 1024
+
+_VERSION = b"pqfl-receiving/v1"
+_PUBLIC = b"public"
+_PRIVATE = b"private"
+_PUBLIC_LABEL = "PQFL RECEIVING PUBLIC KEY"
+_PRIVATE_LABEL = "PQFL RECEIVING PRIVATE KEY"
+_PEM_LINE = 64
+_ITEMS = 5
+
+
+class RecipientKey:
+    """A public receiving key. ``kem`` is the row's name, ``fingerprint`` 32 bytes that name the key everywhere."""
+
+    __slots__ = ("_key", "fingerprint", "kem")
+
+    def __init__(self, key: EncapsulationKey) -> None:
+        self._key = key
+        self.kem = key.kem
+        self.fingerprint = _fingerprint(key)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse the structure without its PEM armour. Raises ``ConfigurationError`` saying what is wrong with it."""
+        kem, fingerprint, raw = _parse(data, _PUBLIC)
+        recipient = cls(EncapsulationKey(kem, raw))
+        _require_fingerprint(recipient.fingerprint, fingerprint)
+        return recipient
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """Parse a ``PQFL RECEIVING PUBLIC KEY`` block. Raises ``ConfigurationError``."""
+        return cls.from_bytes(_from_pem(pem, _PUBLIC_LABEL))
+
+    def to_bytes(self) -> bytes:
+        """Serialise without PEM armour, as the roster and round documents carry it."""
+        return _structure(_PUBLIC, self.kem, self.fingerprint, self._key.raw)
+
+    def to_pem(self) -> bytes:
+        """Serialise as a ``PQFL RECEIVING PUBLIC KEY`` block."""
+        return _to_pem(self.to_bytes(), _PUBLIC_LABEL)
+
+    def wrap(self, content_key: bytes, header: bytes) -> bytes:
+        """Seal the 32-byte content key to this recipient, bound to the envelope's header."""
+        return self._key.wrap(content_key, _wrap_info(header, self.fingerprint))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RecipientKey) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+class ReceivingKey:
+    """A private receiving key."""
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, key: DecapsulationKey) -> None:
+        self._key = key
+        self.public = RecipientKey(key.public)
+
+    @classmethod
+    def generate(cls, kem: str, *, random: Callable[[int], bytes] = secrets.token_bytes) -> Self:
+        """Make a new key of the named KEM row; ``random`` is replaced in tests only."""
+        row = find(kem, Kind.KEM)
+        if row.seed_bytes is None:
+            raise ConfigurationError(f"{row.name} has no seed form and makes no receiving key", reason="bad_key")
+        return cls(DecapsulationKey(row.name, random(row.seed_bytes)))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """Parse a ``PQFL RECEIVING PRIVATE KEY`` block. Raises ``ConfigurationError``."""
+        kem, fingerprint, seed = _parse(_from_pem(pem, _PRIVATE_LABEL), _PRIVATE)
+        key = cls(DecapsulationKey(kem, seed))
+        _require_fingerprint(key.fingerprint, fingerprint)
+        return key
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The fingerprint of the public half."""
+        return self.public.fingerprint
+
+    @property
+    def kem(self) -> str:
+        """The name of the KEM's row."""
+        return self.public.kem
+
+    def to_pem(self) -> bytes:
+        """Serialise as a ``PQFL RECEIVING PRIVATE KEY`` block: a secret, for a file of mode 0600."""
+        return _to_pem(_structure(_PRIVATE, self.kem, self.fingerprint, self._key.seed), _PRIVATE_LABEL)
+
+    def unwrap(self, wrapped: bytes, header: bytes) -> bytes:
+        """Open the content key that was sealed to this key under this header. Raises ``MessageError``."""
+        if len(wrapped) != wrapped_bytes(self.kem, CONTENT_KEY_BYTES):
+            raise MessageError(f"a wrapped key of {len(wrapped)} bytes is not one of {self.kem}", reason="malformed")
+        return self._key.unwrap(wrapped, _wrap_info(header, self.fingerprint))
+
+
+def _wrap_info(header: bytes, fingerprint: bytes) -> bytes:
+    # What HPKE must bind goes into `info`, hashed, because its `aad` is not public in the library.
+    return hashlib.sha512(length_prefixed(Label.WRAP.value, header, fingerprint)).digest()
+
+
+def _fingerprint(key: EncapsulationKey) -> bytes:
+    return hashlib.sha256(_structure(_PUBLIC, key.kem, b"", key.raw)).digest()
+
+
+def _require_fingerprint(computed: bytes, stored: bytes) -> None:
+    if computed != stored:
+        raise ConfigurationError("the receiving key is damaged: its fingerprint does not fit", reason="bad_key")
+
+
+def _structure(half: bytes, kem: str, fingerprint: bytes, key: bytes) -> bytes:
+    return length_prefixed(_VERSION, half, kem.encode("ascii"), fingerprint, key)
+
+
+def _parse(data: bytes, half: bytes) -> tuple[str, bytes, bytes]:
+    items = _split(data)
+    if len(items) != _ITEMS or items[0] != _VERSION:
+        raise ConfigurationError("not a receiving key of version 1", reason="bad_key")
+    if items[1] != half:
+        raise ConfigurationError(f"a {items[1]!r} receiving key where a {half!r} one is wanted", reason="bad_key")
+    try:
+        return items[2].decode("ascii"), items[3], items[4]
+    except UnicodeDecodeError:
+        raise ConfigurationError("the receiving key names no KEM", reason="bad_key") from None
+
+
+def _split(data: bytes) -> list[bytes]:
+    items = []
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        if at + 4 > len(data) or end > len(data):
+            raise ConfigurationError("the receiving key is cut short", reason="bad_key")
+        items.append(data[at + 4 : end])
+        at = end
+    return items
+
+
+def _to_pem(data: bytes, label: str) -> bytes:
+    text = base64.b64encode(data).decode("ascii")
+    lines = [text[at : at + _PEM_LINE] for at in range(0, len(text), _PEM_LINE)]
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode("ascii")
+
+
+def _from_pem(pem: bytes, label: str) -> bytes:
+    begin, end = f"-----BEGIN {label}-----".encode(), f"-----END {label}-----".encode()
+    text = pem.strip()
+    if len(pem) > MAX_PEM_BYTES or not text.startswith(begin) or not text.endswith(end):
+        raise ConfigurationError(f"not one PEM block {label!r}", reason="bad_key")
+    try:
+        return base64.b64decode(b"".join(text[len(begin) : -len(end)].split()), validate=True)
+    except binascii.Error as error:
+        raise ConfigurationError(f"the PEM block {label!r} is damaged: {error}", reason="bad_key") from error
