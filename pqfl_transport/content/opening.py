@@ -1,0 +1,127 @@
+"""Opening: an envelope whose prologue was verified, back into plaintext (ENVELOPE.md §5).
+
+A gateway must never be able to do this, so nothing that it imports imports this module.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pqfl_transport.algorithms import content_suite
+from pqfl_transport.content.envelope import (
+    Header,
+    Prologue,
+    decode_prologue,
+    remaining_bytes,
+    trailer_bytes,
+    verify_prologue,
+)
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key, trailer_hash
+from pqfl_transport.content.tensors import parse
+from pqfl_transport.crypto.contexts import Context, length_prefixed
+from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
+from pqfl_transport.errors import MessageError
+from pqfl_transport.policy import Policy
+
+
+class Opener:
+    """One envelope behind its verified prologue, as a stream.
+
+    Plaintext counts only when ``finalize`` has returned: until then it belongs into staging that nobody reads. Raises
+    ``MessageError``: ``not_for_us``, ``bad_body``, ``truncated``, ``excess``, ``bad_trailer``.
+    """
+
+    def __init__(self, prologue: Prologue, receiving_key: ReceivingKey, *, sender_key: VerifyingKey) -> None:
+        header = prologue.header
+        self.prologue = prologue
+        self._sender_key = sender_key
+        try:
+            position = header.recipients.index(receiving_key.fingerprint)
+        except ValueError:
+            raise MessageError("the envelope is not sealed to this receiving key", reason="not_for_us") from None
+        content_key = receiving_key.unwrap(prologue.wrapped[position], prologue.header_bytes)
+        key = body_key(content_key, prologue.header_bytes)
+        self._decryptor = BodyDecryptor(key, body_context(prologue.header_bytes, prologue.wrapped))
+        # The commitment is checked before the first byte of the body is fed.
+        self._decryptor.update_into(prologue.commitment, bytearray())
+        self._trailer = bytearray()
+        self._trailer_bytes = trailer_bytes(header)
+        self._hash = trailer_hash(content_suite(header.suite), prologue.commitment) if header.trailer else None
+        self.remaining_bytes = remaining_bytes(header)
+        """How many bytes still belong to the envelope, its trailer included."""
+
+    def update_into(self, data: Buffer, buffer: bytearray | memoryview) -> int:
+        """Take more of the envelope; write plaintext into ``buffer`` (room for ``len(data)`` and one chunk)."""
+        if len(data) > self.remaining_bytes:
+            raise MessageError("bytes behind the end of the envelope", reason="excess")
+        view = memoryview(data)
+        of_body = max(0, min(len(view), self.remaining_bytes - self._trailer_bytes))
+        self.remaining_bytes -= len(view)
+        self._trailer += view[of_body:]
+        body = view[:of_body]
+        if self._hash is not None:
+            self._hash.update(body)
+        return self._decryptor.update_into(body, buffer)
+
+    def finalize(self) -> bytes:
+        """Return the last bytes of plaintext, once everything is there and everything holds."""
+        if self.remaining_bytes:
+            raise MessageError(f"the envelope is {self.remaining_bytes} bytes short", reason="truncated")
+        last = self._decryptor.finalize()
+        if self._hash is not None:
+            signed = length_prefixed(self.prologue.raw, self._hash.digest())
+            try:
+                self._sender_key.verify(self._trailer, signed, Context.TRAILER)
+            except MessageError:
+                raise MessageError("the trailer does not fit the body", reason="bad_trailer") from None
+        return last
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedWeights:
+    """Weights as they went in, with the header they came under and the metadata from inside the body."""
+
+    header: Header
+    weights: list[np.ndarray[Any, np.dtype[Any]]] | dict[str, np.ndarray[Any, np.dtype[Any]]]
+    metadata: dict[str, str]
+
+
+def open_weights(
+    envelope: Buffer,
+    *,
+    receiving_key: ReceivingKey,
+    sender_key: VerifyingKey,
+    policy: Policy,
+    max_plaintext_bytes: int | None = None,
+) -> OpenedWeights:
+    """Open a whole envelope in memory. The arrays are views of one new buffer.
+
+    ``sender_key`` comes from the caller's registry. Raises ``PolicyError`` for a suite outside the policy and
+    ``MessageError`` for everything else that does not hold, before any plaintext is returned.
+    """
+    prologue, _ = decode_prologue(memoryview(envelope)[: _prologue_cap(envelope)])
+    verify_prologue(prologue, sender_key=sender_key, policy=policy)
+    header = prologue.header
+    if max_plaintext_bytes is not None and header.plaintext_bytes > max_plaintext_bytes:
+        raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes is too large here", reason="too_large")
+    opener = Opener(prologue, receiving_key, sender_key=sender_key)
+    rest = memoryview(envelope)[len(prologue.raw) :]
+    if len(rest) < opener.remaining_bytes:
+        # Said before memory is taken for what the header only claims.
+        raise MessageError(f"the envelope is {opener.remaining_bytes - len(rest)} bytes short", reason="truncated")
+    plaintext = bytearray(header.plaintext_bytes)
+    at = 0
+    with memoryview(plaintext) as view:
+        for start in range(0, len(rest), SLICE_BYTES):
+            at += opener.update_into(rest[start : start + SLICE_BYTES], view[at:])
+        last = opener.finalize()
+        view[at:] = last
+    weights, metadata = parse(plaintext)
+    return OpenedWeights(header, weights, metadata)
+
+
+def _prologue_cap(envelope: Buffer) -> int:
+    # The reader keeps what it is fed, so it is fed no more of a large envelope than a prologue can take.
+    return min(len(envelope), 8 << 20)

@@ -1,0 +1,183 @@
+"""Sealing: weights or a stream of bytes into an envelope (ENVELOPE.md §4)."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pqfl_transport.algorithms import ContentSuite, content_suite
+from pqfl_transport.content.envelope import (
+    CONTENT_KEY_BYTES,
+    ENVELOPE_ID_BYTES,
+    Header,
+    Prologue,
+    encode_header,
+    encode_prologue,
+    envelope_bytes,
+)
+from pqfl_transport.content.recipients import RecipientKey
+from pqfl_transport.content.tensors import TensorLayout, Weights
+from pqfl_transport.crypto.contexts import Context, Label, length_prefixed
+from pqfl_transport.crypto.pyca import BODY_KEY_BYTES, Buffer, SigningKey, body_encryptor, hkdf_sha512
+from pqfl_transport.errors import ConfigurationError
+
+SLICE_BYTES = 1 << 20
+"""How much is encrypted in one call: large enough for speed, small enough for caches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvelopeParameters:
+    """What the sender decides about an envelope; the rest of its header follows from keys and plaintext."""
+
+    suite: str
+    federation: str
+    sender: str
+    direction: str
+    round: int = 0
+    challenge: bytes = b""
+    not_after: int = 0
+    base_model_digest: bytes = b""
+    trailer: bool = False
+    """Asked for with one recipient; with several it is always there."""
+
+
+class Sealer:
+    """One envelope as a stream: ``prologue.raw`` first, then what ``update`` gives, then what ``finalize`` gives.
+
+    Every sealer draws a new content key and a new envelope id: an interrupted upload is resumed by sending the stored
+    bytes again, never by sealing again under old ones. ``random`` is replaced in tests only.
+    """
+
+    def __init__(
+        self,
+        parameters: EnvelopeParameters,
+        plaintext_bytes: int,
+        recipients: Sequence[RecipientKey],
+        signing_key: SigningKey,
+        *,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        suite = content_suite(parameters.suite)
+        _require_fitting(suite, recipients, signing_key)
+        header = encode_header(_header(parameters, plaintext_bytes, recipients, signing_key, random(ENVELOPE_ID_BYTES)))
+        content_key = random(CONTENT_KEY_BYTES)
+        wrapped = tuple(recipient.wrap(content_key, header) for recipient in recipients)
+        self._encryptor = body_encryptor(body_key(content_key, header), body_context(header, wrapped))
+        commitment = self._encryptor.update(b"")
+        signed = length_prefixed(header, length_prefixed(*wrapped), commitment)
+        self.prologue: Prologue = encode_prologue(
+            header, wrapped, commitment, signing_key.sign(signed, Context.PROLOGUE)
+        )
+        self._signing_key = signing_key
+        self._left_bytes = plaintext_bytes
+        self._trailer = trailer_hash(suite, commitment) if self.prologue.header.trailer else None
+
+    def update(self, data: Buffer) -> bytes:
+        """Encrypt more plaintext; return what can be sent of it."""
+        self._count(len(data))
+        ciphertext = self._encryptor.update(data)
+        if self._trailer is not None:
+            self._trailer.update(ciphertext)
+        return ciphertext
+
+    def update_into(self, data: Buffer, buffer: bytearray | memoryview) -> int:
+        """Encrypt more plaintext into ``buffer``, which needs room for whole chunks; return the bytes written."""
+        self._count(len(data))
+        written = self._encryptor.update_into(data, buffer)
+        if self._trailer is not None:
+            self._trailer.update(memoryview(buffer)[:written])
+        return written
+
+    def finalize(self) -> bytes:
+        """Return the last bytes of the body and the trailer. Raises ``ConfigurationError`` when plaintext is missing."""
+        if self._left_bytes:
+            raise ConfigurationError(f"{self._left_bytes} bytes of plaintext are missing", reason="wrong_length")
+        last = self._encryptor.finalize()
+        if self._trailer is None:
+            return last
+        self._trailer.update(last)
+        return last + sign_trailer(self._signing_key, self.prologue, self._trailer.digest())
+
+    def _count(self, data_bytes: int) -> None:
+        self._left_bytes -= data_bytes
+        if self._left_bytes < 0:
+            raise ConfigurationError("more plaintext than the header announces", reason="wrong_length")
+
+
+def seal_weights(
+    weights: Weights,
+    parameters: EnvelopeParameters,
+    recipients: Sequence[RecipientKey],
+    signing_key: SigningKey,
+    metadata: Mapping[str, str] | None = None,
+) -> bytearray:
+    """Seal weights in memory; return the whole envelope. The only large allocation is the result."""
+    layout = TensorLayout.of(weights, metadata)
+    sealer = Sealer(parameters, layout.total_bytes, recipients, signing_key)
+    envelope = bytearray(envelope_bytes(sealer.prologue))
+    at = len(sealer.prologue.raw)
+    envelope[:at] = sealer.prologue.raw
+    with memoryview(envelope) as view:
+        for buffer in layout.buffers():
+            for start in range(0, len(buffer), SLICE_BYTES):
+                at += sealer.update_into(buffer[start : start + SLICE_BYTES], view[at:])
+        last = sealer.finalize()
+        view[at:] = last
+    return envelope
+
+
+def body_key(content_key: bytes, header: bytes, extra: bytes = b"") -> bytes:
+    """Return the body's key: the content key and extra key material through HKDF, bound to the header (§4)."""
+    return hkdf_sha512(content_key + extra, length_prefixed(Label.MIX.value, header), BODY_KEY_BYTES)
+
+
+def body_context(header: bytes, wrapped: Sequence[bytes]) -> bytes:
+    """Return what Cobblestone commits to besides the key: header and wrapped keys, hashed (§4)."""
+    return hashlib.sha512(length_prefixed(Label.BODY.value, header, length_prefixed(*wrapped))).digest()
+
+
+def trailer_hash(suite: ContentSuite, commitment: bytes) -> "hashlib._Hash":
+    """Start the hash over the body, of which the commitment is the beginning."""
+    return hashlib.new(suite.trailer_hash.replace("-", "").lower(), commitment)
+
+
+def sign_trailer(signing_key: SigningKey, prologue: Prologue, body_digest: bytes) -> bytes:
+    """Sign prologue and body together (§6)."""
+    return signing_key.sign(length_prefixed(prologue.raw, body_digest), Context.TRAILER)
+
+
+def _header(
+    parameters: EnvelopeParameters,
+    plaintext_bytes: int,
+    recipients: Sequence[RecipientKey],
+    signing_key: SigningKey,
+    envelope_id: bytes,
+) -> Header:
+    return Header(
+        suite=parameters.suite,
+        trailer=parameters.trailer or len(recipients) > 1,
+        federation=parameters.federation,
+        round=parameters.round,
+        direction=parameters.direction,
+        sender=parameters.sender,
+        sender_fingerprint=signing_key.verifying_key.fingerprint,
+        recipients=tuple(recipient.fingerprint for recipient in recipients),
+        challenge=parameters.challenge,
+        envelope_id=envelope_id,
+        not_after=parameters.not_after,
+        base_model_digest=parameters.base_model_digest,
+        plaintext_bytes=plaintext_bytes,
+    )
+
+
+def _require_fitting(suite: ContentSuite, recipients: Sequence[RecipientKey], signing_key: SigningKey) -> None:
+    if signing_key.algorithm != suite.signature:
+        raise ConfigurationError(
+            f"the signing key is of {signing_key.algorithm}, suite {suite.id} signs with {suite.signature}",
+            reason="wrong_key",
+        )
+    for recipient in recipients:
+        if recipient.kem != suite.kem:
+            raise ConfigurationError(
+                f"a receiving key is of {recipient.kem}, suite {suite.id} seals with {suite.kem}", reason="wrong_key"
+            )
