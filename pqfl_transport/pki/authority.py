@@ -199,7 +199,7 @@ def _general_name(host: Host) -> x509.GeneralName:
     if not isinstance(host, str):
         return x509.IPAddress(host)
     if not _HOST_NAME.fullmatch(host) or len(host) > _MAX_HOST_NAME_BYTES:
-        raise ConfigurationError(f"{host[:80]!r} is not a host name (RFC 1123 §2.1)", reason="bad_name")
+        raise ConfigurationError(f"{host[:80]!r} is not a host name (RFC 1123 §2.1)", reason="bad_host")
     return x509.DNSName(host)
 
 

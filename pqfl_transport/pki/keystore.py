@@ -98,15 +98,27 @@ def root_keys(anchors: Iterable[x509.Certificate]) -> list[VerifyingKey]:
     return keys
 
 
+def load_certificate(path: Path, *, now: datetime | None = None) -> x509.Certificate:
+    """Return the first certificate of a file. Raises ``ConfigurationError`` naming the file unless it is valid now.
+
+    ``now`` is the system's clock unless given.
+    """
+    certificate = _load_certificates(path)[0]
+    try:
+        chain.require_valid_now(certificate, now or datetime.now(UTC))
+    except CertificateError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+    return certificate
+
+
 def load_signing_certificate(path: Path, *, now: datetime | None = None) -> SigningCertificate:
     """Return the party and key of a ``signing.pem``; its issuer is not verified, because there are no anchors here.
 
     ``now`` is the system's clock unless given. Raises ``ConfigurationError`` naming the file where the certificate is
     for another use, has expired, or names no party.
     """
-    certificate = _load_certificates(path)[0]
+    certificate = load_certificate(path, now=now)
     try:
-        chain.require_valid_now(certificate, now or datetime.now(UTC))
         chain.require_usage(certificate, Usage.SIGNING)
         return SigningCertificate(chain.spiffe_id(certificate), chain.verifying_key(certificate), certificate)
     except CertificateError as error:

@@ -1,0 +1,236 @@
+"""The certificate authority of a federation as a folder, and the two things done with it: make it, issue from it.
+
+    federation.json   name and security level          issued.jsonl   every certificate ever signed
+    root.pem          root.key       SECRET, offline   roster.json    who belongs, signed by the root
+    issuing.pem       issuing.key    SECRET            ca.pem         both certificates, for everybody
+
+The ceremony around it is in `certs/README.md`.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.identity import Identity, make_identity
+from certs.ledger import Entry, read_ledger, write_ledger
+from certs.staging import restored_on_failure, staged_folder
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
+from pqfl_transport.pki.documents import parse_object, require_fields
+from pqfl_transport.pki.profiles import Profile, Usage, find_profile
+from pqfl_transport.pki.roster import Party, Roster, sign_roster
+from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.policy import DEFAULT_LEVEL, Policy, SecurityLevel, for_level
+
+DEFAULT_FEDERATION = "pqfl"
+DEFAULT_WEIGHT_CAP = 1_000_000
+"""The most samples one update of a site may claim where nobody says otherwise."""
+
+_TAG = "federation/v1"
+_SETTINGS_FIELDS = {"pqfl": str, "federation": str, "level": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What ``Authority.issue`` did."""
+
+    id: SpiffeId
+    folder: Path
+    entries: tuple[Entry, ...]
+    """The new lines of the ledger, one a certificate."""
+    roster_number: int | None
+    """The number of the new roster; ``None`` where the party is not in it and the roster stayed as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """An authority's folder. Private keys are read when they are needed and kept no longer."""
+
+    folder: Path
+    federation: str
+    level: SecurityLevel
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        *,
+        federation: str = DEFAULT_FEDERATION,
+        level: SecurityLevel | str = DEFAULT_LEVEL,
+        now: datetime | None = None,
+    ) -> Self:
+        """Make root, issuing authority and an empty roster number 1; the folder appears whole or not at all.
+
+        ``now`` is the system's clock unless given. Raises ``ConfigurationError``: ``exists`` for a folder that holds
+        anything, ``unknown_level``; ``CertificateError`` (``bad_name``) for a name outside the grammar.
+        """
+        now = now or datetime.now(UTC)
+        authority = cls(folder, federation, for_level(level).level)
+        root = create_root(federation, now=now)
+        issuing = create_issuing(root, authority.level, now=now)
+        with staged_folder(folder) as stage:
+            replace(authority, folder=stage)._write_new(root, issuing, now)
+        return authority
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open an existing authority. Raises ``ConfigurationError`` naming the file that is missing or malformed."""
+        path = folder / "federation.json"
+        data = keystore.read_public(path)
+        try:
+            settings = require_fields(parse_object(data, str(path)), _SETTINGS_FIELDS, str(path))
+        except MessageError as error:
+            raise ConfigurationError(str(error), reason="malformed") from error
+        if settings["pqfl"] != _TAG:
+            raise ConfigurationError(f"{path}: says {settings['pqfl'][:40]!r} and not {_TAG!r}", reason="malformed")
+        return cls(folder, settings["federation"], for_level(settings["level"]).level)
+
+    @property
+    def ca_path(self) -> Path:
+        """Root and issuing certificate, for every party."""
+        return self.folder / "ca.pem"
+
+    @property
+    def roster_path(self) -> Path:
+        """The current roster, to be given to every party again whenever its number changes."""
+        return self.folder / "roster.json"
+
+    @property
+    def ledger_path(self) -> Path:
+        """Every certificate that was ever signed."""
+        return self.folder / "issued.jsonl"
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the federation's level."""
+        return for_level(self.level)
+
+    def issue(
+        self,
+        *,
+        profile: str,
+        name: str,
+        out: Path,
+        hosts: Sequence[Host] = (),
+        days: int | None = None,
+        weight_cap: int = DEFAULT_WEIGHT_CAP,
+        now: datetime | None = None,
+    ) -> Issued:
+        """Make a party's keys and certificates as the folder ``out`` and enter it in ledger and roster: all or nothing.
+
+        ``days`` is the profile's default unless given, or what remains of the issuer's life where that is less.
+        Raises ``ConfigurationError``: ``exists`` (``out`` holds something), ``already_issued``, ``unknown_profile``,
+        ``bad_host``, ``bad_validity``, ``missing`` for a private key that is not in the folder.
+        """
+        now = now or datetime.now(UTC)
+        row = find_profile(profile)
+        party_id = SpiffeId(self.federation, row.role, name)
+        with self._locked():
+            ledger = self._ledger_without(party_id)
+            issuer = self._issuer("issuing", now)
+            days = _default_days(issuer, row, now) if days is None else days
+            identity = make_identity(issuer, row, party_id, self.policy, now=now, days=days, hosts=hosts)
+            entries = _entries(identity, row, now)
+            cap = weight_cap if row.role is Role.SITE else 0
+            with restored_on_failure(self.ledger_path, self.roster_path), staged_folder(out) as stage:
+                identity.write(stage, keystore.read_public(self.ca_path))
+                # The ledger first: a certificate that it does not know could never be revoked.
+                write_ledger(self.ledger_path, (*ledger, *entries))
+                number = self._admit(identity.party(weight_cap=cap), now)
+        return Issued(party_id, out, entries, number)
+
+    def roster(self) -> Roster:
+        """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
+        roots = keystore.root_keys(keystore.load_anchors(self.folder / "root.pem"))
+        return keystore.load_roster(self.roster_path, roots, federation=self.federation)
+
+    def _write_new(self, root: Issuer, issuing: Issuer, now: datetime) -> None:
+        settings = {"pqfl": _TAG, "federation": self.federation, "level": self.level.value}
+        keystore.write_public(self.folder / "federation.json", json.dumps(settings, indent=1).encode() + b"\n")
+        pems = []
+        for name, issuer in (("root", root), ("issuing", issuing)):
+            pems.append(issuer.certificate.public_bytes(Encoding.PEM))
+            keystore.write_public(self.folder / f"{name}.pem", pems[-1])
+            keystore.write_secret(self.folder / f"{name}.key", issuer.key.to_pem())
+        keystore.write_public(self.ca_path, b"".join(pems))
+        roster = Roster(self.federation, self.level, 1, int(now.timestamp()), MappingProxyType({}))
+        keystore.write_public(self.roster_path, sign_roster(roster, root.key))
+        write_ledger(
+            self.ledger_path,
+            (
+                Entry.of(root.certificate, holder="", usage="root", now=now),
+                Entry.of(issuing.certificate, holder="", usage="issuing", now=now),
+            ),
+        )
+
+    def _ledger_without(self, party_id: SpiffeId) -> tuple[Entry, ...]:
+        ledger = read_ledger(self.ledger_path)
+        for entry in ledger:
+            if entry.id == str(party_id):
+                raise ConfigurationError(
+                    f"{party_id} was already issued on {entry.issued_at[:10]}; see {self.ledger_path}",
+                    reason="already_issued",
+                )
+        return ledger
+
+    def _admit(self, party: Party | None, now: datetime) -> int | None:
+        """Sign the next roster, with this party in it, and return its number."""
+        if party is None:
+            return None
+        root = self._issuer("root", now)
+        roster = self.roster()
+        parties = MappingProxyType({**roster.parties, str(party.id): party})
+        following = replace(roster, number=roster.number + 1, issued_at=int(now.timestamp()), parties=parties)
+        keystore.write_public(self.roster_path, sign_roster(following, root.key))
+        return following.number
+
+    def _issuer(self, name: str, now: datetime) -> Issuer:
+        """Load an authority's certificate and private key. Raises ``ConfigurationError`` where they do not fit."""
+        certificate_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        certificate = keystore.load_certificate(certificate_path, now=now)
+        key = self._private_key(key_path)
+        if key.verifying_key != chain.verifying_key(certificate):
+            raise ConfigurationError(f"{key_path}: is not the private key of {certificate_path}", reason="key_mismatch")
+        return Issuer(certificate, key)
+
+    def _private_key(self, path: Path) -> SigningKey:
+        if path.name == "root.key" and not path.exists():
+            raise ConfigurationError(
+                f"{path}: the root signs the roster, so its private key has to be present while a party is admitted;"
+                " bring it from where it is kept offline",
+                reason="missing",
+            )
+        return keystore.load_signing_key(path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one process at a time change this folder; another one waits."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _entries(identity: Identity, profile: Profile, now: datetime) -> tuple[Entry, ...]:
+    holder = str(identity.id)
+    tls = Entry.of(identity.tls_certificate, holder=holder, usage=profile.tls_usage, now=now)
+    if identity.content is None:
+        return (tls,)
+    return (tls, Entry.of(identity.content.signing_certificate, holder=holder, usage=Usage.SIGNING, now=now))
+
+
+def _default_days(issuer: Issuer, profile: Profile, now: datetime) -> int:
+    return min(profile.leaf_days, (issuer.certificate.not_valid_after_utc - now).days)

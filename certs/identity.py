@@ -1,0 +1,82 @@
+"""A party's identity: fresh keys, their certificates, and the folder in which they are handed over.
+
+tls.pem tls.key ca.pem                                        every party
+signing.pem signing.key receiving.pub receiving.key           sites and aggregators
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
+from pqfl_transport.pki.keystore import write_public, write_secret
+from pqfl_transport.pki.profiles import Profile
+from pqfl_transport.pki.roster import Party
+from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.policy import Policy, leaf_algorithm
+
+
+@dataclass(frozen=True, slots=True)
+class ContentKeys:
+    """What a party signs and opens content with."""
+
+    signing_certificate: x509.Certificate
+    signing_key: SigningKey
+    receiving_key: ReceivingKey
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that is secret of one party, in memory between its making and its folder."""
+
+    id: SpiffeId
+    tls_certificate: x509.Certificate
+    tls_key: SigningKey
+    content: ContentKeys | None
+
+    def write(self, folder: Path, anchors_pem: bytes) -> None:
+        """Write the folder's files; private keys get mode 0600. Raises ``ConfigurationError`` over existing keys."""
+        write_public(folder / "ca.pem", anchors_pem)
+        write_public(folder / "tls.pem", self.tls_certificate.public_bytes(Encoding.PEM))
+        write_secret(folder / "tls.key", self.tls_key.to_pem())
+        if self.content is None:
+            return
+        write_public(folder / "signing.pem", self.content.signing_certificate.public_bytes(Encoding.PEM))
+        write_secret(folder / "signing.key", self.content.signing_key.to_pem())
+        write_public(folder / "receiving.pub", self.content.receiving_key.public.to_pem())
+        write_secret(folder / "receiving.key", self.content.receiving_key.to_pem())
+
+    def party(self, *, weight_cap: int) -> Party | None:
+        """Return this party's entry in the roster; ``None`` where it has no content keys."""
+        if self.content is None:
+            return None
+        public = self.content.receiving_key.public
+        return Party(self.id, self.content.signing_key.verifying_key, public.to_bytes(), public.fingerprint, weight_cap)
+
+
+def make_identity(
+    issuer: Issuer,
+    profile: Profile,
+    spiffe_id: SpiffeId,
+    policy: Policy,
+    *,
+    now: datetime,
+    days: int,
+    hosts: Sequence[Host] = (),
+) -> Identity:
+    """Make the keys that ``profile`` asks for, by the first choices of ``policy``, and have them certified."""
+    algorithm = leaf_algorithm(policy)
+    tls_key = SigningKey.generate(algorithm)
+    tls = issue_tls(issuer, profile, spiffe_id, tls_key.verifying_key, now=now, days=days, hosts=hosts)
+    if not profile.has_content_keys:
+        return Identity(spiffe_id, tls, tls_key, None)
+    signing_key = SigningKey.generate(algorithm)
+    signing = issue_signing(issuer, spiffe_id, signing_key.verifying_key, now=now, days=days)
+    receiving_key = ReceivingKey.generate(policy.content_suite.kem)
+    return Identity(spiffe_id, tls, tls_key, ContentKeys(signing, signing_key, receiving_key))
