@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 from pathlib import Path
+from typing import Any
 
 from gateway.config import Address
 from pqfl_transport.errors import PlatformError, TransportError
@@ -86,7 +87,7 @@ async def _connect(address: Address) -> socket.socket:
     raise failure or OSError(errno.EHOSTUNREACH, "no address")
 
 
-async def _connect_one(loop: asyncio.AbstractEventLoop, family: int, where: object) -> socket.socket:
+async def _connect_one(loop: asyncio.AbstractEventLoop, family: int, where: tuple[Any, ...] | str) -> socket.socket:
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)

@@ -73,10 +73,10 @@ def set_up(path: Path, *, sites: int, rounds: int, level: str, seed: int) -> Fol
         members.append(Hospital(name, folder, patients))
     held_out.save(path / "held-out.npz")
     start = model.initial(held_out.measurements.shape[1], seed)
-    np.savez(path / "initial-model.npz", **start)
-    folder = Folder(path, tuple(members), held_out, start)
-    folder.aggregator_config.write_text(_aggregator_config(folder, rounds, level))
-    return folder
+    np.savez(path / "initial-model.npz", allow_pickle=False, **start)
+    made = Folder(path, tuple(members), held_out, start)
+    made.aggregator_config.write_text(_aggregator_config(made, rounds, level))
+    return made
 
 
 def _clear(path: Path) -> None:

@@ -111,9 +111,7 @@ def _start_sidecar(crew: Crew, hospital: Hospital, gateway: _Service, level: str
     )  # fmt: skip
 
 
-def _start_proxy(
-    crew: Crew, name: str, command: str, identity: Path, target: str, level: str, *more: str
-) -> _Service:
+def _start_proxy(crew: Crew, name: str, command: str, identity: Path, target: str, level: str, *more: str) -> _Service:
     process = crew.start(
         name, "-m", "pqfl", command, "--listen", "127.0.0.1:0", "--target", target, "--level", level,
         "--cert", str(identity / "tls.pem"), "--key", str(identity / "tls.key"), "--cacert", str(identity / "ca.pem"),
@@ -159,8 +157,8 @@ def _site_arguments(folder: Folder, hospital: Hospital, sidecar: _Service, optio
 
 
 def _crypto_seconds(sidecars: list[_Service], aggregator: _Service, done: dict[str, Event]) -> float:
-    services = [*sidecars, aggregator]
-    return sum(s.status()["crypto_seconds"] for s in services) + sum(e["crypto_seconds"] for e in done.values())
+    services = [service.status() for service in (*sidecars, aggregator)]
+    return sum(float(facts["crypto_seconds"]) for facts in (*services, *done.values()))
 
 
 def _site_facts(hospital: Hospital, peer: dict[str, Any], done: Event, alone: tuple[float, ...]) -> SiteFacts:

@@ -105,13 +105,22 @@ class Prologue:
 
 def encode_header(header: Header) -> bytes:
     """Return ``H``. Raises ``MessageError`` (``malformed``) for values that ``decode_header`` would refuse."""
-    data = length_prefixed(
+    try:
+        data = _encode(header)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise _malformed("header", str(error)) from None
+    decode_header(data)
+    return data
+
+
+def _encode(header: Header) -> bytes:
+    return length_prefixed(
         header.suite.encode("ascii"),
         bytes([_TRAILER_FLAG if header.trailer else 0]),
-        header.federation.encode("utf-8"),
+        header.federation.encode("ascii"),
         header.round.to_bytes(8, "big"),
         header.direction.encode("ascii"),
-        header.sender.encode("utf-8"),
+        header.sender.encode("ascii"),
         header.sender_fingerprint,
         length_prefixed(*header.recipients),
         header.challenge,
@@ -123,8 +132,6 @@ def encode_header(header: Header) -> bytes:
         length_prefixed(*header.extra_key_ids),
         length_prefixed(*header.share_hashes),
     )
-    decode_header(data)
-    return data
 
 
 def decode_header(data: bytes) -> Header:

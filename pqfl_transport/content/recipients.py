@@ -17,12 +17,11 @@ from collections.abc import Callable
 from typing import Self
 
 from pqfl_transport.algorithms import Kind, find
+from pqfl_transport.content.envelope import CONTENT_KEY_BYTES, split_items
 from pqfl_transport.crypto.contexts import Label, length_prefixed
 from pqfl_transport.crypto.pyca import DecapsulationKey, EncapsulationKey, wrapped_bytes
 from pqfl_transport.errors import ConfigurationError, MessageError
 
-FINGERPRINT_BYTES = 32
-CONTENT_KEY_BYTES = 32
 MAX_PEM_BYTES = 16 * 1024
 
 _VERSION = b"pqfl-receiving/v1"
@@ -141,7 +140,10 @@ def _structure(half: bytes, kem: str, fingerprint: bytes, key: bytes) -> bytes:
 
 
 def _parse(data: bytes, half: bytes) -> tuple[str, bytes, bytes]:
-    items = _split(data)
+    try:
+        items = split_items(data, "receiving key", maximum=_ITEMS)
+    except MessageError as error:
+        raise ConfigurationError(f"the receiving key is damaged: {error}", reason="bad_key") from error
     if len(items) != _ITEMS or items[0] != _VERSION:
         raise ConfigurationError("not a receiving key of version 1", reason="bad_key")
     if items[1] != half:
@@ -150,18 +152,6 @@ def _parse(data: bytes, half: bytes) -> tuple[str, bytes, bytes]:
         return items[2].decode("ascii"), items[3], items[4]
     except UnicodeDecodeError:
         raise ConfigurationError("the receiving key names no KEM", reason="bad_key") from None
-
-
-def _split(data: bytes) -> list[bytes]:
-    items = []
-    at = 0
-    while at < len(data):
-        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
-        if at + 4 > len(data) or end > len(data):
-            raise ConfigurationError("the receiving key is cut short", reason="bad_key")
-        items.append(data[at + 4 : end])
-        at = end
-    return items
 
 
 def _to_pem(data: bytes, label: str) -> bytes:

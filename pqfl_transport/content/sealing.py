@@ -89,7 +89,7 @@ class Sealer:
         return written
 
     def finalize(self) -> bytes:
-        """Return the last bytes of the body and the trailer. Raises ``ConfigurationError`` when plaintext is missing."""
+        """Return the body's last bytes and the trailer. Raises ``ConfigurationError`` when plaintext is missing."""
         if self._left_bytes:
             raise ConfigurationError(f"{self._left_bytes} bytes of plaintext are missing", reason="wrong_length")
         last = self._encryptor.finalize()

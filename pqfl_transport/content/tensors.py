@@ -187,7 +187,7 @@ def array_bytes(array: Array) -> memoryview:
     """Return the bytes of one array, little-endian in C order; a view where its memory is that already."""
     ordered = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     # `memoryview` refuses some dtypes and zero-sized shapes, a flat view as bytes never.
-    return memoryview(ordered.reshape(-1).view(np.uint8))
+    return cast("memoryview", ordered.reshape(-1).view(np.uint8).data)
 
 
 def dtype_name(array: Array, name: str) -> str:
@@ -195,7 +195,7 @@ def dtype_name(array: Array, name: str) -> str:
     word = _NAMES.get(array.dtype.newbyteorder("<"))
     if word is None:
         raise ConfigurationError(
-            f"tensor {name!r} is of dtype {array.dtype}, which cannot be sent; {', '.join(map(str, DTYPES.values()))} can",
+            f"tensor {name!r} is of dtype {array.dtype}, which cannot be sent; known are {', '.join(DTYPES)}",
             reason="unsupported",
         )
     return word

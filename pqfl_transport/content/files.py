@@ -1,0 +1,273 @@
+"""Sealing and opening files of weights, `.npz` and `.safetensors`, with constant extra memory.
+
+Inside the envelope there is always the safetensors layout; the file's ending decides what is read and written. What
+is being written lies in a staging file beside the target, mode 0600, and appears under its name only when it is whole
+and verified.
+"""
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pqfl_transport.content.envelope import Header, Prologue, PrologueReader, verify_prologue
+from pqfl_transport.content.opening import Opener
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
+from pqfl_transport.content.sealing import SLICE_BYTES, EnvelopeParameters, Sealer
+from pqfl_transport.content.tensors import (
+    DTYPES,
+    LENGTH_BYTES,
+    TensorEntry,
+    array_bytes,
+    dtype_name,
+    encode_header,
+    header_length,
+    parse_header,
+)
+from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, VerifyingKey
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.policy import Policy
+
+MAX_TENSOR_BYTES = 1 << 38
+_ENDINGS = (".npz", ".safetensors")
+_NPY = ".npy"
+
+
+def seal_file(
+    source: Path,
+    target: Path,
+    *,
+    parameters: EnvelopeParameters,
+    recipients: Sequence[RecipientKey],
+    signing_key: SigningKey,
+) -> Prologue:
+    """Seal ``source`` into ``target``; return the prologue.
+
+    Raises ``ConfigurationError`` naming the file: unknown ending, missing, not what its ending says, holding objects
+    that would need pickle. ``target`` is replaced whole or left as it was.
+    """
+    _require_ending(source)
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(_open_source(source))
+        output = stack.enter_context(staged(target))
+        sealer = Sealer(parameters, plain.total_bytes, recipients, signing_key)
+        output.write(sealer.prologue.raw)
+        buffer = memoryview(bytearray(SLICE_BYTES + 2 * BODY_CHUNK_BYTES * 2))
+        for piece in plain.pieces():
+            output.write(buffer[: sealer.update_into(piece, buffer)])
+        output.write(sealer.finalize())
+    return sealer.prologue
+
+
+def open_file(
+    source: Path, target: Path, *, receiving_key: ReceivingKey, sender_key: VerifyingKey, policy: Policy
+) -> Header:
+    """Open ``source`` into ``target``; return the header. Nothing appears before everything has been verified."""
+    _require_ending(target)
+    with source.open("rb") as stream, staged(target) as output:
+        prologue, rest = _read_prologue(stream)
+        verify_prologue(prologue, sender_key=sender_key, policy=policy)
+        opener = Opener(prologue, receiving_key, sender_key=sender_key)
+        if target.suffix == ".safetensors":
+            _decrypt(opener, rest, stream, output)
+            _require_layout(output)
+        else:
+            with tempfile.TemporaryFile(dir=target.parent) as layout:
+                _decrypt(opener, rest, stream, layout)
+                _write_npz(layout, output)
+    return prologue.header
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[BinaryIO]:
+    """Give a file of mode 0600 that becomes ``target`` when the block ends well, and nothing when it does not."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except FileNotFoundError:
+        raise ConfigurationError(f"{target}: the folder does not exist", reason="no_folder") from None
+    try:
+        with os.fdopen(descriptor, "w+b") as output:
+            yield output
+            output.flush()
+            os.fsync(output.fileno())
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A source as the layout's bytes: how many, and in which pieces."""
+
+    total_bytes: int
+    header: bytes
+    tensors: Sequence["_Tensor"]
+
+    def pieces(self) -> Iterator[memoryview | bytes]:
+        yield from _sliced(memoryview(self.header))
+        for tensor in self.tensors:
+            yield from tensor.pieces()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """The bytes of one stored array, or of a whole safetensors file's data, read when they are wanted."""
+
+    stream: IO[bytes]
+    size_bytes: int
+    label: str
+    reorder: "_Reorder | None" = None
+
+    def pieces(self) -> Iterator[memoryview | bytes]:
+        if self.reorder is not None:
+            yield from _sliced(self.reorder.read(self.stream, self.size_bytes, self.label))
+            return
+        left = self.size_bytes
+        while left:
+            piece = self.stream.read(min(left, SLICE_BYTES))
+            if not piece:
+                raise ConfigurationError(f"{self.label}: {left} bytes short", reason="truncated")
+            left -= len(piece)
+            yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class _Reorder:
+    """An array stored in another order than the layout's: read whole, one at a time."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    fortran_order: bool
+
+    def read(self, stream: IO[bytes], size_bytes: int, label: str) -> memoryview:
+        data = stream.read(size_bytes)
+        if len(data) != size_bytes:
+            raise ConfigurationError(f"{label}: {size_bytes - len(data)} bytes short", reason="truncated")
+        order = "F" if self.fortran_order else "C"
+        return array_bytes(np.frombuffer(data, self.dtype).reshape(self.shape, order=order))
+
+
+@contextmanager
+def _open_source(source: Path) -> Iterator[_Plain]:
+    try:
+        if source.suffix == ".safetensors":
+            with source.open("rb") as stream:
+                yield _safetensors(stream, source)
+        else:
+            with contextlib.ExitStack() as stack:
+                yield _npz(stack.enter_context(zipfile.ZipFile(source)), stack, source)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{source}: no such file", reason="no_file") from None
+    except zipfile.BadZipFile as error:
+        raise ConfigurationError(f"{source}: not an .npz file: {error}", reason="malformed") from None
+    except MessageError as error:
+        raise ConfigurationError(f"{source}: {error}", reason=error.reason) from error
+
+
+def _safetensors(stream: BinaryIO, source: Path) -> _Plain:
+    size = source.stat().st_size
+    prefix = stream.read(LENGTH_BYTES)
+    header = stream.read(header_length(prefix))
+    data_bytes = size - LENGTH_BYTES - len(header)
+    parse_header(header, data_bytes)
+    return _Plain(size, prefix + header, (_Tensor(stream, data_bytes, str(source)),))
+
+
+def _npz(archive: zipfile.ZipFile, stack: contextlib.ExitStack, source: Path) -> _Plain:
+    header: dict[str, object] = {"__metadata__": {"pqfl.container": "mapping"}}
+    tensors = []
+    at = 0
+    for info in archive.infolist():
+        name = info.filename.removesuffix(_NPY)
+        label = f"{source}: {info.filename}"
+        if name in header or not info.filename.endswith(_NPY):
+            raise ConfigurationError(f"{label}: not an array, or twice", reason="malformed")
+        stream = stack.enter_context(archive.open(info))
+        shape, fortran_order, dtype = _read_npy_header(stream, label)
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if size > MAX_TENSOR_BYTES:
+            raise ConfigurationError(f"{label}: claims {size} bytes", reason="too_large")
+        word = dtype_name(np.empty(0, dtype), name)
+        # Only the orders that differ from the layout's need the array in memory.
+        reorder = _Reorder(shape, dtype, fortran_order) if fortran_order or dtype != DTYPES[word] else None
+        header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [at, at + size]}
+        tensors.append(_Tensor(stream, size, label, reorder))
+        at += size
+    encoded = encode_header(header)
+    return _Plain(len(encoded) + at, encoded, tensors)
+
+
+def _read_npy_header(stream: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
+    try:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran_order, dtype = read(stream)
+    except ValueError as error:
+        raise ConfigurationError(f"{label}: not a NumPy array: {error}", reason="malformed") from None
+    if dtype.hasobject:
+        raise ConfigurationError(f"{label}: holds Python objects, which need pickle and are refused", reason="pickle")
+    return shape, fortran_order, dtype
+
+
+def _read_prologue(stream: BinaryIO) -> tuple[Prologue, bytes]:
+    reader = PrologueReader()
+    while piece := stream.read(64 * 1024):
+        prologue = reader.feed(piece)
+        if prologue is not None:
+            return prologue, reader.rest
+    reader.finish()
+    raise MessageError("the envelope is empty", reason="truncated")
+
+
+def _decrypt(opener: Opener, rest: bytes, stream: BinaryIO, output: IO[bytes]) -> None:
+    buffer = memoryview(bytearray(SLICE_BYTES + 2 * BODY_CHUNK_BYTES))
+    piece = rest
+    while piece:
+        output.write(buffer[: opener.update_into(piece, buffer)])
+        piece = stream.read(SLICE_BYTES)
+    output.write(opener.finalize())
+
+
+def _read_layout(layout: IO[bytes]) -> tuple[list[TensorEntry], int]:
+    size = layout.seek(0, os.SEEK_END)
+    layout.seek(0)
+    length = header_length(layout.read(LENGTH_BYTES))
+    header = layout.read(length)
+    entries, _ = parse_header(header, size - LENGTH_BYTES - len(header))
+    return entries, LENGTH_BYTES + length
+
+
+def _require_layout(layout: IO[bytes]) -> None:
+    _read_layout(layout)
+    layout.seek(0, os.SEEK_END)
+
+
+def _write_npz(layout: IO[bytes], output: BinaryIO) -> None:
+    entries, begin = _read_layout(layout)
+    layout.seek(begin)
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
+        for entry in entries:
+            facts = {"descr": npy.dtype_to_descr(entry.numpy_dtype), "fortran_order": False, "shape": entry.shape}
+            with archive.open(entry.name + _NPY, "w", force_zip64=True) as member:
+                npy.write_array_header_1_0(member, facts)
+                for piece in _Tensor(layout, entry.end - entry.begin, entry.name).pieces():
+                    member.write(piece)
+
+
+def _sliced(data: memoryview) -> Iterator[memoryview]:
+    for start in range(0, len(data), SLICE_BYTES):
+        yield data[start : start + SLICE_BYTES]
+
+
+def _require_ending(path: Path) -> None:
+    if path.suffix not in _ENDINGS:
+        raise ConfigurationError(f"{path}: a file of weights ends in {' or '.join(_ENDINGS)}", reason="unknown_ending")
