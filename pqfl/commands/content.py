@@ -1,7 +1,7 @@
 """`pqfl key`, `pqfl seal`, `pqfl open`: files of weights, sealed for one reader and signed by one sender."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,7 +118,7 @@ def _named(path: Path, action: Callable[[], T]) -> T:
         raise type(error)(f"{path}: {error}", reason=error.reason) from error
 
 
-def _say(facts: dict[str, object], sentence: str, *, as_json: bool) -> None:
+def _say(facts: Mapping[str, object], sentence: str, *, as_json: bool) -> None:
     click.echo(json.dumps(facts) if as_json else sentence)
 
 

@@ -152,8 +152,8 @@ class _Reorder:
         data = stream.read(size_bytes)
         if len(data) != size_bytes:
             raise ConfigurationError(f"{label}: {size_bytes - len(data)} bytes short", reason="truncated")
-        order = "F" if self.fortran_order else "C"
-        return array_bytes(np.frombuffer(data, self.dtype).reshape(self.shape, order=order))
+        flat = np.frombuffer(data, self.dtype)
+        return array_bytes(flat.reshape(self.shape, order="F") if self.fortran_order else flat.reshape(self.shape))
 
 
 @contextmanager

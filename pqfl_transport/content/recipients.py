@@ -2,10 +2,10 @@
 
 Both are stored as a PEM block around a small versioned structure::
 
-    LP("pqfl-receiving/v1", "public" | "private", name of the KEM, fingerprint, raw public key | seed)
+    LP("pqfl-receiving/v1", "public", name of the KEM, raw public key)
+    LP("pqfl-receiving/v1", "private", name of the KEM, seed, fingerprint)
 
-The fingerprint is SHA-256 over the public structure with an empty fingerprint; in a private structure it shows that the
-seed was not damaged. Only rows that resist quantum computers make receiving keys, so a classical recipient cannot be
+The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. Only rows that resist quantum computers make receiving keys, so a classical recipient cannot be
 mixed in anywhere.
 """
 
@@ -30,7 +30,6 @@ _PRIVATE = b"private"
 _PUBLIC_LABEL = "PQFL RECEIVING PUBLIC KEY"
 _PRIVATE_LABEL = "PQFL RECEIVING PRIVATE KEY"
 _PEM_LINE = 64
-_ITEMS = 5
 
 
 class RecipientKey:
@@ -46,10 +45,8 @@ class RecipientKey:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Parse the structure without its PEM armour. Raises ``ConfigurationError`` saying what is wrong with it."""
-        kem, fingerprint, raw = _parse(data, _PUBLIC)
-        recipient = cls(EncapsulationKey(kem, raw))
-        _require_fingerprint(recipient.fingerprint, fingerprint)
-        return recipient
+        kem, raw = _parse(data, _PUBLIC, items=2)
+        return cls(EncapsulationKey(_kem_name(kem), raw))
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
@@ -58,7 +55,7 @@ class RecipientKey:
 
     def to_bytes(self) -> bytes:
         """Serialise without PEM armour, as the roster and round documents carry it."""
-        return _structure(_PUBLIC, self.kem, self.fingerprint, self._key.raw)
+        return _public_structure(self._key)
 
     def to_pem(self) -> bytes:
         """Serialise as a ``PQFL RECEIVING PUBLIC KEY`` block."""
@@ -95,9 +92,10 @@ class ReceivingKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
         """Parse a ``PQFL RECEIVING PRIVATE KEY`` block. Raises ``ConfigurationError``."""
-        kem, fingerprint, seed = _parse(_from_pem(pem, _PRIVATE_LABEL), _PRIVATE)
-        key = cls(DecapsulationKey(kem, seed))
-        _require_fingerprint(key.fingerprint, fingerprint)
+        kem, seed, fingerprint = _parse(_from_pem(pem, _PRIVATE_LABEL), _PRIVATE, items=3)
+        key = cls(DecapsulationKey(_kem_name(kem), seed))
+        if key.fingerprint != fingerprint:
+            raise ConfigurationError("the receiving key is damaged: its fingerprint does not fit", reason="bad_key")
         return key
 
     @property
@@ -112,7 +110,9 @@ class ReceivingKey:
 
     def to_pem(self) -> bytes:
         """Serialise as a ``PQFL RECEIVING PRIVATE KEY`` block: a secret, for a file of mode 0600."""
-        return _to_pem(_structure(_PRIVATE, self.kem, self.fingerprint, self._key.seed), _PRIVATE_LABEL)
+        kem = self.kem.encode("ascii")
+        data = length_prefixed(_VERSION, _PRIVATE, kem, self._key.seed, self.fingerprint)
+        return _to_pem(data, _PRIVATE_LABEL)
 
     def unwrap(self, wrapped: bytes, header: bytes) -> bytes:
         """Open the content key that was sealed to this key under this header. Raises ``MessageError``."""
@@ -127,29 +127,26 @@ def _wrap_info(header: bytes, fingerprint: bytes) -> bytes:
 
 
 def _fingerprint(key: EncapsulationKey) -> bytes:
-    return hashlib.sha256(_structure(_PUBLIC, key.kem, b"", key.raw)).digest()
+    return hashlib.sha256(_public_structure(key)).digest()
 
 
-def _require_fingerprint(computed: bytes, stored: bytes) -> None:
-    if computed != stored:
-        raise ConfigurationError("the receiving key is damaged: its fingerprint does not fit", reason="bad_key")
+def _public_structure(key: EncapsulationKey) -> bytes:
+    return length_prefixed(_VERSION, _PUBLIC, key.kem.encode("ascii"), key.raw)
 
 
-def _structure(half: bytes, kem: str, fingerprint: bytes, key: bytes) -> bytes:
-    return length_prefixed(_VERSION, half, kem.encode("ascii"), fingerprint, key)
-
-
-def _parse(data: bytes, half: bytes) -> tuple[str, bytes, bytes]:
+def _parse(data: bytes, half: bytes, *, items: int) -> list[bytes]:
     try:
-        items = split_items(data, "receiving key", maximum=_ITEMS)
+        found = split_items(data, "receiving key", maximum=items + 2)
     except MessageError as error:
         raise ConfigurationError(f"the receiving key is damaged: {error}", reason="bad_key") from error
-    if len(items) != _ITEMS or items[0] != _VERSION:
-        raise ConfigurationError("not a receiving key of version 1", reason="bad_key")
-    if items[1] != half:
-        raise ConfigurationError(f"a {items[1]!r} receiving key where a {half!r} one is wanted", reason="bad_key")
+    if len(found) != items + 2 or found[0] != _VERSION or found[1] != half:
+        raise ConfigurationError(f"not a {half.decode()} receiving key of version 1", reason="bad_key")
+    return found[2:]
+
+
+def _kem_name(data: bytes) -> str:
     try:
-        return items[2].decode("ascii"), items[3], items[4]
+        return data.decode("ascii")
     except UnicodeDecodeError:
         raise ConfigurationError("the receiving key names no KEM", reason="bad_key") from None
 
