@@ -3,41 +3,19 @@
 Paths are relative to the folder of the configuration file. Every error names the file, the key and what was expected.
 """
 
-import ipaddress
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.net.address import Address
 from pqfl_transport.policy import SecurityLevel, for_level
 
 DEFAULT_DEADLINE_SECONDS = 3600
 DEFAULT_ATTEMPTS = 3
 DEFAULT_UPLOAD_IDLE_SECONDS = 30
-_MAX_PORT = 65535
-_UNIX = "unix:"
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where the plain HTTP side listens: a host and port, or the path of a unix socket."""
-
-    host: str = ""
-    port: int = 0
-    unix_path: Path | None = None
-
-    def __str__(self) -> str:
-        if self.unix_path is not None:
-            return f"{_UNIX}{self.unix_path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self.unix_path is not None or ipaddress.ip_address(self.host).is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +40,7 @@ class RoundsConfig:
 class AggregatorConfig:
     """Everything `pqfl aggregator` is told."""
 
-    listen: ListenAddress
+    listen: Address
     identity: Path
     """Identity folder: ``signing.pem``, ``signing.key``."""
     cacert: Path
@@ -90,7 +68,7 @@ def load_config(path: Path) -> AggregatorConfig:
     aggregator, model = _Section(path, document, "aggregator"), _Section(path, document, "model")
     identity = aggregator.path("identity")
     config = AggregatorConfig(
-        listen=parse_listen(aggregator.text("listen"), f"{path}: aggregator.listen"),
+        listen=_listen(aggregator.text("listen"), f"{path}: aggregator.listen"),
         identity=identity,
         cacert=aggregator.path("cacert", identity / "ca.pem"),
         roster=aggregator.path("roster"),
@@ -104,30 +82,15 @@ def load_config(path: Path) -> AggregatorConfig:
     return config
 
 
-def parse_listen(text: str, where: str) -> ListenAddress:
-    """Parse ``IP:PORT``, ``[IPv6]:PORT``, ``localhost:PORT`` or ``unix:PATH``; port 0 lets the kernel choose.
-
-    Raises ``ConfigurationError`` beginning with ``where``.
-    """
-    if text.startswith(_UNIX) and len(text) > len(_UNIX):
-        return ListenAddress(unix_path=Path(text.removeprefix(_UNIX)))
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    bare = "127.0.0.1" if bare == "localhost" else bare
-    version: int | None = None
-    with suppress(ValueError):
-        version = ipaddress.ip_address(bare).version
-    brackets_fit = (bare != host) if version == 6 else not host.startswith("[")  # noqa: PLR2004 — the IP version
-    if (
-        not colon
-        or not version
-        or not brackets_fit
-        or not port.isascii()
-        or not port.isdigit()
-        or int(port) > _MAX_PORT
-    ):
-        raise ConfigurationError(f"{where}: {text!r} is not an address; expected IP:PORT, [IPv6]:PORT or unix:PATH")
-    return ListenAddress(host=bare, port=int(port))
+def _listen(text: str, where: str) -> Address:
+    address = Address.parse(text, where)
+    if not address.is_local:
+        raise ConfigurationError(
+            f"{where} {address}: the aggregator speaks plain HTTP and listens on a loopback address or a unix socket,"
+            " with `pqfl server` in front of it",
+            reason="not_local",
+        )
+    return address
 
 
 def _rounds(section: "_Section") -> RoundsConfig:

@@ -80,7 +80,7 @@ class Authority:
         root = create_root(federation, now=now)
         issuing = create_issuing(root, authority.level, now=now)
         with staged_folder(folder) as stage:
-            replace(authority, folder=stage)._write_new(root, issuing, now)
+            replace(authority, folder=stage)._write_new(root, issuing, now)  # noqa: SLF001 -- the same class
         return authority
 
     @classmethod

@@ -1,55 +1,13 @@
 """What one sidecar is told, parsed once and checked: addresses, who is allowed, how long to wait."""
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.net.address import Address
 from pqfl_transport.tls.config import Role, TlsConfig
 
 HANDSHAKE_TIMEOUT_SECONDS = 10.0
-_MAX_PORT = 65535
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; either ``path`` is set, or ``host`` and ``port`` are."""
-
-    host: str = ""
-    port: int = 0
-    path: str | None = None
-
-    @classmethod
-    def parse(cls, text: str, flag: str) -> Self:
-        """Parse an address. Raises ``ConfigurationError`` naming the flag and what it takes."""
-        if text.startswith("unix:"):
-            if len(text) == len("unix:"):
-                raise _bad_address(text, flag)
-            return cls(path=text.removeprefix("unix:"))
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            raise _bad_address(text, flag)
-        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
-            raise _bad_address(text, flag)
-        return cls(host=host, port=int(port))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether nobody outside this machine reaches it: a unix socket, a loopback address, ``localhost``."""
-        if self.path is not None or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +53,3 @@ def _require_local(address: Address, flag: str, *, unsafe: bool) -> None:
             f"{flag} {address}: this side is not encrypted and has to be a loopback address or a unix socket{escape}",
             reason="not_local",
         )
-
-
-def _bad_address(text: str, flag: str) -> ConfigurationError:
-    return ConfigurationError(f"{flag} {text!r}: expected HOST:PORT, [IPV6]:PORT or unix:PATH", reason="bad_address")

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from gateway import sockets
 from gateway.config import SidecarConfig
-from gateway.logs import EventLog
 from gateway.metrics import Metrics, PeerTotals
 from gateway.relay import Close, Direction
 from gateway.status import serve_status
@@ -19,6 +18,8 @@ from gateway.tcp import Pump, SharedBuffers, shake_hands
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import PeerError, PqflError, TransportError
+from pqfl_transport.net.listening import bound_address, listen
+from pqfl_transport.net.logs import EventLog
 from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.engine import TlsContext, TlsEngine, openssl_version
 
@@ -50,10 +51,10 @@ class Sidecar:
         stop, force = asyncio.Event(), asyncio.Event()
         self._handle_signals(stop, force)
         config = self._config
-        listener = sockets.listen(config.listen, "--listen")
+        listener = listen(config.listen, "--listen")
         with contextlib.closing(listener):
             status_address, runner = await self._serve_status()
-            address = str(sockets.bound_address(listener, config.listen))
+            address = str(bound_address(listener, config.listen))
             self._record(EventKind.START, role=config.role.value, address=address, policy=config.tls.policy.name)
             self._log.event(
                 "listening", role=config.role.value, address=address, target=str(config.target), status=status_address,
@@ -81,11 +82,11 @@ class Sidecar:
     async def _serve_status(self) -> tuple[str | None, web.AppRunner | None]:
         if self._config.status is None:
             return None, None
-        listener = sockets.listen(self._config.status, "--status")
+        listener = listen(self._config.status, "--status")
         runner = await serve_status(
             listener, lambda: self._metrics.status(self._buffers.crypto_seconds), self._metrics.prometheus
         )
-        return str(sockets.bound_address(listener, self._config.status)), runner
+        return str(bound_address(listener, self._config.status)), runner
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

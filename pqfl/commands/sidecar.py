@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from gateway.config import Address, SidecarConfig
-from gateway.logs import EventLog
+from gateway.config import SidecarConfig
 from gateway.service import serve
+from pqfl_transport.net.address import Address
+from pqfl_transport.net.logs import EventLog
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
 

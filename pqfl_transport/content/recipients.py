@@ -5,8 +5,8 @@ Both are stored as a PEM block around a small versioned structure::
     LP("pqfl-receiving/v1", "public", name of the KEM, raw public key)
     LP("pqfl-receiving/v1", "private", name of the KEM, seed, fingerprint)
 
-The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. Only rows that resist quantum computers make receiving keys, so a classical recipient cannot be
-mixed in anywhere.
+The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. Only
+rows that resist quantum computers make receiving keys, so a classical recipient cannot be mixed in anywhere.
 """
 
 import base64

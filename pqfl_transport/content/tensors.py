@@ -187,7 +187,7 @@ def array_bytes(array: Array) -> memoryview:
     """Return the bytes of one array, little-endian in C order; a view where its memory is that already."""
     ordered = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     # `memoryview` refuses some dtypes and zero-sized shapes, a flat view as bytes never.
-    return cast("memoryview", ordered.reshape(-1).view(np.uint8).data)
+    return ordered.reshape(-1).view(np.uint8).data
 
 
 def dtype_name(array: Array, name: str) -> str:

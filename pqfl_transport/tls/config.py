@@ -21,6 +21,8 @@ from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.peers import CertifiedPeer, Named, check_certificate
 
+_MAX_PROTOCOL_BYTES = 255
+
 
 class Role(StrEnum):
     """Which end of the connection this is."""
@@ -74,7 +76,7 @@ class TlsIdentity:
 
     @property
     def anchors(self) -> tuple[x509.Certificate, ...]:
-        """The trusted roots and issuing certificates. Raises ``ConfigurationError``, also where no root is among them."""
+        """The trusted roots and issuing certificates. Raises ``ConfigurationError`` also where no root is there."""
         anchors = tuple(_certificates(self.anchors_pem, self.anchors_name))
         if not root_keys(anchors):
             raise ConfigurationError(
@@ -144,7 +146,7 @@ class TlsConfig:
                 "a server has to be told whom it allows: a SPIFFE ID, a DNS name, or everybody of the federation",
                 reason="nobody_allowed",
             )
-        if any(not 1 <= len(name.encode()) <= 255 for name in self.alpn):
+        if any(not 1 <= len(name.encode()) <= _MAX_PROTOCOL_BYTES for name in self.alpn):
             raise ConfigurationError("an ALPN protocol has 1 to 255 bytes", reason="bad_alpn")
         identity = self.identity
         try:

@@ -226,7 +226,7 @@ class TlsEngine:
         return self._link.pending_plaintext_bytes
 
     def exporter(self, label: bytes, length_bytes: int = 32) -> bytes:
-        """Return keying material of this connection, to bind a message to it (RFC 9266: label EXPORTER-Channel-Binding)."""
+        """Return keying material of this connection, to bind a message to it (RFC 9266 §2)."""
         self._require_complete()
         return self._link.exporter(label, length_bytes)
 
@@ -274,7 +274,7 @@ class _Judge:
         self.refusal: PeerError | None = None
 
     def __call__(self, leaf: x509.Certificate, openssl_error: int) -> int:
-        """Return the X.509 error to refuse with, 0 to accept. Our own rules speak first: they know the better sentence."""
+        """Return the X.509 error to refuse with, 0 to accept. Our own rules speak first, in better sentences."""
         self.certified = None
         try:
             certified = self._check(leaf)

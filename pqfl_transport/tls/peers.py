@@ -86,7 +86,7 @@ class Negotiated:
 def check_certificate(
     leaf: x509.Certificate, anchors: tuple[x509.Certificate, ...], *, policy: Policy, usage: Usage, now: datetime
 ) -> CertifiedPeer:
-    """Verify chain, algorithms, validity, usage and the one name. Raises ``CertificateError`` as `verify_chain` does."""
+    """Verify chain, algorithms, validity, usage and the one name. Raises as `verify_chain` does."""
     party = verify_chain(leaf, anchors, policy=policy, usage=usage, now=now)
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return CertifiedPeer(

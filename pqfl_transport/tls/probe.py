@@ -1,4 +1,4 @@
-"""What this libcrypto can really negotiate, shown by handshakes in memory between two ends with throw-away certificates.
+"""What this libcrypto can really negotiate, shown by handshakes in memory with throw-away certificates.
 
 A list of names that a library claims to know is no evidence: providers can be missing, configuration can hide groups.
 """

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from aggregator.config import load_config, parse_listen
+from aggregator.config import load_config
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.policy import SecurityLevel
 
@@ -81,38 +79,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.toml")
 
 
-@pytest.mark.parametrize(
-    ("text", "local"),
-    [
-        ("127.0.0.1:80", True),
-        ("[::1]:8443", True),
-        ("unix:/run/agg.sock", True),
-        ("0.0.0.0:80", False),
-        ("[::]:80", False),
-        ("10.1.2.3:0", False),
-    ],
-)
-def test_addresses(text: str, local: bool) -> None:
-    """Addresses read back as written and know whether only this machine reaches them."""
-    address = parse_listen(text, "listen")
-    assert str(address) == text
-    assert address.is_local is local
-
-
-@pytest.mark.parametrize(
-    "text", ["", "unix:", ":80", "host:80", "::1:80", "[127.0.0.1]:80", "127.0.0.1:65536", "1.2.3.4:²"]
-)
-def test_bad_addresses(text: str) -> None:
-    """What is not an address is refused."""
-    with pytest.raises(ConfigurationError, match="listen"):
-        parse_listen(text, "listen")
-
-
-@given(text=st.text(max_size=30))
-def test_any_text_is_parsed_or_refused(text: str) -> None:
-    """No text makes the parser fail in another way than by its own error."""
-    try:
-        address = parse_listen(text, "listen")
-    except ConfigurationError:
-        return
-    assert parse_listen(str(address), "again") == address
+def test_only_local_addresses(tmp_path: Path) -> None:
+    """An aggregator that others reach without TLS is refused."""
+    path = write(tmp_path, GOOD.replace("127.0.0.1:0", "0.0.0.0:80"))
+    with pytest.raises(ConfigurationError, match=r"aggregator\.listen 0\.0\.0\.0:80") as caught:
+        load_config(path)
+    assert caught.value.reason == "not_local"
