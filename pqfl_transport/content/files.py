@@ -25,11 +25,13 @@ from pqfl_transport.content.sealing import SLICE_BYTES, EnvelopeParameters, Seal
 from pqfl_transport.content.tensors import (
     DTYPES,
     LENGTH_BYTES,
+    Array,
     TensorEntry,
     array_bytes,
     dtype_name,
     encode_header,
     header_length,
+    parse,
     parse_header,
 )
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, VerifyingKey
@@ -84,6 +86,19 @@ def open_file(
                 _decrypt(opener, rest, stream, layout)
                 _write_npz(layout, output)
     return prologue.header
+
+
+def load_weights(source: Path) -> dict[str, Array]:
+    """Return all tensors of a plain ``.npz`` or ``.safetensors`` file. Raises ``ConfigurationError`` naming the file."""
+    _require_ending(source)
+    with _open_source(source) as plain:
+        layout = bytearray(plain.total_bytes)
+        at = 0
+        for piece in plain.pieces():
+            layout[at : at + len(piece)] = piece
+            at += len(piece)
+        arrays, _ = parse(layout)
+    return arrays if isinstance(arrays, dict) else {str(number): array for number, array in enumerate(arrays)}
 
 
 @contextmanager
