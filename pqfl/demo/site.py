@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 from pqfl.demo import model
 from pqfl.demo.hospitals import Patients
@@ -38,7 +39,7 @@ async def take_part(options: argparse.Namespace) -> None:
     async with FederatedClient(
         options.url, identity_dir=options.identity, roster_path=options.roster, ca_path=options.ca
     ) as client:
-        final = await client.run(train)
+        final = cast("model.Weights", await client.run(train))
         say("model", version=options.rounds, accuracy=model.accuracy(final, held_out))
         report = client.report
     say(

@@ -27,6 +27,9 @@ MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 32
 LENGTH_BYTES = 8
 
+SAMPLES = "samples"
+"""The metadata of an update that holds how many samples it was trained on."""
+
 DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
         "BOOL": np.dtype("?"),

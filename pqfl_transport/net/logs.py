@@ -9,6 +9,9 @@ from typing import TextIO
 Facts = dict[str, object]
 
 
+_ROUTINE = frozenset({"connection", "start", "stop", "round", "update", "model"})
+
+
 class EventLog:
     """Writes one line an event. ``quiet`` keeps only what went wrong and where the service listens."""
 
@@ -19,7 +22,7 @@ class EventLog:
 
     def event(self, event: str, **facts: object) -> None:
         """Write one event with its facts; ``None`` is left out."""
-        if self._quiet and event in {"connection", "start", "stop"}:
+        if self._quiet and event in _ROUTINE:
             return
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event} | facts
         self._stream.write(self._format({name: value for name, value in line.items() if value is not None}) + "\n")

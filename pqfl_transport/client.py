@@ -1,0 +1,293 @@
+"""What a site calls: join a round, fetch the model, train, submit the sealed update.
+
+    async with FederatedClient(url, identity_dir=…, roster_path=…) as client:
+        weights = await client.run(train)
+
+``train(weights, round)`` gets the global model, a list or a mapping of NumPy arrays that are its own to change, and
+returns new weights of the same form with the number of samples they were trained on. It runs in a thread, or is
+awaited where it is a coroutine function. `BlockingFederatedClient` is the same without ``await``.
+"""
+
+import asyncio
+import inspect
+import json
+import logging
+import secrets
+import ssl as ssl_module
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pqfl_transport.aggregation.fedavg import Weights
+from pqfl_transport.aggregation.round_document import RoundState
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
+from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.documents import parse_object, require_fields
+from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.timing import Stopwatch
+
+__all__ = ["BlockingFederatedClient", "FederatedClient", "Report", "RoundInfo", "Train"]
+
+Trained = tuple[Weights, int]
+Train = Callable[[Any, RoundInfo], Trained | Awaitable[Trained]]
+"""``train(weights, round)`` returns new weights and the number of samples; a function or a coroutine function."""
+
+Value = TypeVar("Value")
+
+_log = logging.getLogger(__name__)
+
+_NONCE_BYTES = 16
+# The round went on without this update: nothing is wrong with it, and the next round takes another.
+_TOO_LATE = frozenset({"stale", "closed", "wrong_challenge", "expired", "wrong_base_model", "duplicate"})
+_STATE_TAG = "site-state/v1"
+_STATE_FIELDS = {"pqfl": str, "round": int, "roster": int}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a client did so far. Bytes are bodies of requests and answers, retries included."""
+
+    rounds_submitted: int
+    rounds_missed: int
+    """Rounds that had closed before the update arrived."""
+    train_seconds: float
+    crypto_seconds: float
+    transfer_seconds: float
+    bytes_sent: int
+    bytes_received: int
+
+
+class FederatedClient:
+    """One site in one run of rounds; an async context manager.
+
+    ``url`` is where the aggregator is reached, usually the sidecar's ``http://127.0.0.1:PORT`` (see `Exchange`).
+    ``identity_dir`` holds ``signing.pem``, ``signing.key`` and ``receiving.key``; ``ca_path`` is its ``ca.pem`` unless
+    given. ``aggregator`` is the SPIFFE ID of the aggregator, needed only where the roster lists several. With
+    ``state_path`` the highest round and roster seen are remembered across restarts, so that nobody can lead this site
+    back to an earlier one; a new run of rounds then needs a new file.
+
+    Making one raises ``ConfigurationError`` or ``MessageError`` naming the file that is wrong.
+    """
+
+    def __init__(  # noqa: PLR0913 -- one call says everything; all but the first are keywords
+        self,
+        url: str,
+        *,
+        identity_dir: Path | str,
+        roster_path: Path | str,
+        ca_path: Path | str | None = None,
+        aggregator: str | None = None,
+        state_path: Path | str | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        retry_seconds: float = DEFAULT_RETRY_SECONDS,
+        unsafe_url: bool = False,
+    ) -> None:
+        folder = Path(identity_dir)
+        self._state_path = None if state_path is None else Path(state_path)
+        seen_round, seen_roster = _load_state(self._state_path)
+        anchors = folder / "ca.pem" if ca_path is None else Path(ca_path)
+        member = load_membership(folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster)
+        key = _load_receiving_key(folder / "receiving.key")
+        self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round)
+        self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
+        self._base: tuple[int, Weights] | None = None
+        self._submitted: set[bytes] = set()
+        self._missed = 0
+        self._training, self._crypto = Stopwatch(), Stopwatch()
+
+    async def __aenter__(self) -> Self:
+        await self._exchange.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(kind, error, trace)
+
+    @property
+    def report(self) -> Report:
+        """What was done so far."""
+        exchange = self._exchange
+        return Report(
+            rounds_submitted=len(self._submitted) - self._missed,
+            rounds_missed=self._missed,
+            train_seconds=self._training.seconds,
+            crypto_seconds=self._crypto.seconds,
+            transfer_seconds=exchange.seconds,
+            bytes_sent=exchange.bytes_sent,
+            bytes_received=exchange.bytes_received,
+        )
+
+    async def join(self) -> RoundInfo:
+        """Wait for a round that takes an update of ours, or for the end of all rounds, and return it.
+
+        Raises ``RoundError`` (``failed``) where the rounds failed, and everything that `Participant.judge` raises.
+        """
+        while True:
+            info = await self._current_round()
+            if info.state is RoundState.FAILED:
+                raise RoundError(f"the aggregator gave up in round {info.number}", reason="failed")
+            if info.is_finished or (
+                info.state is RoundState.COLLECTING and info.document.challenge not in self._submitted
+            ):
+                return info
+            await self._exchange.news(info.number, info.state.value)
+
+    async def fetch(self, info: RoundInfo) -> Weights:
+        """Return the global model that this round starts from; the arrays are the caller's own."""
+        if self._base is None or self._base[0] != info.model_version:
+            self._base = None
+            envelope = await self._exchange.model(info.model_version, self._participant.max_model_bytes(info))
+            self._base = (info.model_version, await self._in_thread(self._participant.open_model, envelope, info))
+        # A copy: training may write into what it gets, and the delta is taken against the model as it came.
+        return _copy(self._base[1])
+
+    async def submit(self, info: RoundInfo, weights: Weights, samples: int) -> bool:
+        """Seal and send the change to the fetched model. False: the round closed before it arrived.
+
+        Raises the aggregator's refusal, and what `Participant.seal_update` raises.
+        """
+        if self._base is None or self._base[0] != info.model_version:
+            raise ConfigurationError("fetch the model of this round before submitting to it", reason="not_fetched")
+        base = self._base[1]
+        update: SealedUpdate = await self._in_thread(self._participant.seal_update, info, base, weights, samples)
+        self._submitted.add(info.document.challenge)
+        try:
+            await self._exchange.send_update(update)
+        except RoundError as error:
+            if error.reason not in _TOO_LATE:
+                raise
+            self._missed += 1
+            _log.warning("round %d went on without this update: %s", info.number, error)
+            return False
+        return True
+
+    async def run(self, train: Train) -> Weights:
+        """Take part in every round until the last one; return the final model.
+
+        Raises what `join`, `fetch`, ``train`` and `submit` raise.
+        """
+        trained: tuple[bytes, Trained] | None = None
+        while not (info := await self.join()).is_finished:
+            digest = info.document.model_digest
+            # A round that was opened again starts from the same model: what was trained still holds.
+            if trained is None or trained[0] != digest:
+                trained = (digest, await self._train(train, await self.fetch(info), info))
+            await self.submit(info, *trained[1])
+        return await self.fetch(info)
+
+    async def _current_round(self) -> RoundInfo:
+        nonce = secrets.token_hex(_NONCE_BYTES)
+        data = await self._exchange.round_document(nonce)
+        seen = self._participant.seen_round
+        info = await self._in_thread(self._participant.judge, data, nonce, time.time())
+        roster = self._participant.member.roster
+        if info.document.roster_number > roster.number:
+            _log.warning(
+                "the aggregator works with roster %d, this site has %d: get the current one",
+                info.document.roster_number, roster.number,
+            )  # fmt: skip
+        if self._state_path is not None and self._participant.seen_round > seen:
+            _save_state(self._state_path, self._participant.seen_round, roster.number)
+        return info
+
+    async def _train(self, train: Train, weights: Weights, info: RoundInfo) -> Trained:
+        with self._training.running():
+            if inspect.iscoroutinefunction(train):
+                returned = await train(weights, info)
+            else:
+                returned = await asyncio.to_thread(train, weights, info)
+        match returned:
+            case (dict() | list() as new, samples):
+                return new, samples
+        raise RoundError("train has to return (weights, samples), weights as a list or a dict", reason="bad_training")
+
+    async def _in_thread(self, work: Callable[..., Value], *arguments: object) -> Value:
+        def timed() -> Value:
+            with self._crypto.running():
+                return work(*arguments)
+
+        return await asyncio.to_thread(timed)
+
+
+class BlockingFederatedClient:
+    """`FederatedClient` for programs without an event loop; a context manager with the same arguments and methods."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._client = FederatedClient(url, **options)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._await(self._client.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._await(self._client.__aexit__(kind, error, trace))
+        finally:
+            self._runner.close()
+
+    @property
+    def report(self) -> Report:
+        """See `FederatedClient.report`."""
+        return self._client.report
+
+    def join(self) -> RoundInfo:
+        """See `FederatedClient.join`."""
+        return self._await(self._client.join())
+
+    def fetch(self, info: RoundInfo) -> Weights:
+        """See `FederatedClient.fetch`."""
+        return self._await(self._client.fetch(info))
+
+    def submit(self, info: RoundInfo, weights: Weights, samples: int) -> bool:
+        """See `FederatedClient.submit`."""
+        return self._await(self._client.submit(info, weights, samples))
+
+    def run(self, train: Train) -> Weights:
+        """See `FederatedClient.run`."""
+        return self._await(self._client.run(train))
+
+    def _await(self, call: Coroutine[Any, Any, Value]) -> Value:
+        return self._runner.run(call)
+
+
+def _copy(weights: Weights) -> Weights:
+    if isinstance(weights, list):
+        return [array.copy() for array in weights]
+    return {name: array.copy() for name, array in weights.items()}
+
+
+def _load_receiving_key(path: Path) -> ReceivingKey:
+    pem = keystore.read_secret(path)
+    try:
+        return ReceivingKey.from_pem(pem)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def _load_state(path: Path | None) -> tuple[int, int]:
+    """Return the highest round and the highest roster number seen, zeros where nothing was remembered yet."""
+    if path is None or not path.exists():
+        return 0, 0
+    try:
+        facts = require_fields(parse_object(keystore.read_public(path), str(path)), _STATE_FIELDS, str(path))
+    except MessageError as error:
+        raise ConfigurationError(str(error), reason="malformed") from error
+    if facts["pqfl"] != _STATE_TAG:
+        raise ConfigurationError(f"{path}: says {facts['pqfl'][:40]!r} and not {_STATE_TAG!r}", reason="malformed")
+    return facts["round"], facts["roster"]
+
+
+def _save_state(path: Path, round_number: int, roster_number: int) -> None:
+    facts = {"pqfl": _STATE_TAG, "round": round_number, "roster": roster_number}
+    keystore.write_public(path, json.dumps(facts).encode() + b"\n")

@@ -1,0 +1,81 @@
+"""One party's place in its federation: who it is, whom the root says belongs, and that the two agree."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.keystore import SigningIdentity
+from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.roster import Party, Roster
+from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Policy, for_level
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A signing identity that the roster lists."""
+
+    identity: SigningIdentity
+    roster: Roster
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the roster's level."""
+        return for_level(self.roster.level)
+
+    @property
+    def party(self) -> Party:
+        """The own entry in the roster."""
+        return self.roster.party(str(self.identity.id))
+
+    def parties(self, role: Role) -> list[Party]:
+        """Return all members of a role, ordered by ID."""
+        return [party for _, party in sorted(self.roster.parties.items()) if party.id.role is role]
+
+
+def load_membership(
+    identity_dir: Path,
+    ca_path: Path,
+    roster_path: Path,
+    *,
+    role: Role,
+    at_least_number: int = 0,
+    now: datetime | None = None,
+) -> Membership:
+    """Load ``signing.pem`` and ``signing.key``, verify certificate and roster under ``ca.pem``.
+
+    ``now`` is the system's clock unless given. Raises ``ConfigurationError`` naming the file: what `keystore` raises,
+    ``wrong_role``, ``not_in_roster`` where the roster lists this ID not at all or with another key; ``MessageError``
+    for a roster that does not hold (`keystore.load_roster`).
+    """
+    now = now or datetime.now(UTC)
+    anchors = keystore.load_anchors(ca_path)
+    identity = keystore.load_signing_identity(identity_dir, now=now)
+    if identity.id.role is not role:
+        raise ConfigurationError(f"{identity_dir}: {identity.id} is no {role.value}", reason="wrong_role")
+    roster = keystore.load_roster(
+        roster_path, keystore.root_keys(anchors), at_least_number=at_least_number, federation=identity.id.federation
+    )
+    membership = Membership(identity, roster)
+    try:
+        chain.verify_chain(identity.certificate, anchors, policy=membership.policy, usage=Usage.SIGNING, now=now)
+    except CertificateError as error:
+        raise ConfigurationError(f"{identity_dir / 'signing.pem'}: {error}", reason=error.reason) from error
+    _require_listed(membership, roster_path)
+    return membership
+
+
+def _require_listed(membership: Membership, roster_path: Path) -> None:
+    identity = membership.identity
+    try:
+        listed = membership.party.signing_key == identity.key.verifying_key
+    except MessageError:
+        listed = False
+    if not listed:
+        raise ConfigurationError(
+            f"{roster_path}: roster {membership.roster.number} does not list {identity.id} with this signing key;"
+            " get the current roster from the certificate authority",
+            reason="not_in_roster",
+        )
