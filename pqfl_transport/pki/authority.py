@@ -23,7 +23,7 @@ from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.chain import permitted_federations
 from pqfl_transport.pki.profiles import BACKDATE_SECONDS, ISSUING_DAYS, ROOT_DAYS, Profile, Usage
-from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
 
 ROOT_ALGORITHM = "ML-DSA-87"
@@ -54,7 +54,7 @@ class Issuer:
 
 def create_root(federation: str, *, now: datetime, days: int = ROOT_DAYS) -> Issuer:
     """Make a self-signed root for one federation. Raises ``CertificateError`` where the name is outside the grammar."""
-    _require_federation(federation)
+    require_label("federation", federation)
     key = SigningKey.generate(ROOT_ALGORITHM)
     subject = _distinguished_name(federation, "authority", "root")
     builder = _builder(subject, subject, key.verifying_key, now, now + timedelta(days=days))
@@ -100,6 +100,16 @@ def issue_signing(
     return _issue_leaf(issuer, spiffe_id, public_key, Usage.SIGNING, (), now, days)
 
 
+def require_host(host: Host) -> None:
+    """Raise ``ConfigurationError`` (``bad_host``) for what can be no host name, and for an address with a scope."""
+    if isinstance(host, str):
+        # The last label tells names from addresses (RFC 1123 §2.1): an address as text would never match one.
+        if not _HOST_NAME.fullmatch(host) or len(host) > _MAX_HOST_NAME_BYTES or host.rpartition(".")[2].isdigit():
+            raise ConfigurationError(f"{host[:80]!r} is not a host name (RFC 1123 §2.1)", reason="bad_host")
+    elif isinstance(host, IPv6Address) and host.scope_id is not None:
+        raise ConfigurationError(f"{host} has a scope, which a certificate can not hold", reason="bad_host")
+
+
 def _issue_leaf(
     issuer: Issuer,
     spiffe_id: SpiffeId,
@@ -127,13 +137,13 @@ def _leaf_or_issuing(
     issuer: Issuer, subject: x509.Name, public_key: VerifyingKey, now: datetime, days: int
 ) -> x509.CertificateBuilder:
     """Return a builder with what every certificate under an issuer has: names, dates and both key identifiers."""
-    not_after = now + timedelta(days=days)
     latest = issuer.certificate.not_valid_after_utc
-    if days < 1 or not_after > latest:
+    if not 1 <= days <= (latest - now).days:
         raise ConfigurationError(
             f"{days} days of validity: at least 1, and not beyond the issuer's own end, {latest:%Y-%m-%d}",
             reason="bad_validity",
         )
+    not_after = now + timedelta(days=days)
     builder = _builder(subject, issuer.certificate.subject, public_key, now, not_after)
     builder = builder.add_extension(_key_identifier(public_key), critical=False)
     authority = x509.AuthorityKeyIdentifier(_key_identifier(issuer.key.verifying_key).digest, None, None)
@@ -196,12 +206,5 @@ def _distinguished_name(federation: str, unit: str, name: str) -> x509.Name:
 
 
 def _general_name(host: Host) -> x509.GeneralName:
-    if not isinstance(host, str):
-        return x509.IPAddress(host)
-    if not _HOST_NAME.fullmatch(host) or len(host) > _MAX_HOST_NAME_BYTES:
-        raise ConfigurationError(f"{host[:80]!r} is not a host name (RFC 1123 §2.1)", reason="bad_host")
-    return x509.DNSName(host)
-
-
-def _require_federation(federation: str) -> None:
-    SpiffeId(federation, Role.OPERATOR, "root")
+    require_host(host)
+    return x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)

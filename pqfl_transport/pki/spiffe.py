@@ -39,12 +39,8 @@ class SpiffeId:
     name: str
 
     def __post_init__(self) -> None:
-        for what, label in (("federation", self.federation), ("name", self.name)):
-            if not _LABEL.fullmatch(label):
-                raise CertificateError(
-                    f"{what} {label[:80]!r} is not 1 to 63 of a-z, 0-9 and '-', beginning with a letter or a digit",
-                    reason="bad_name",
-                )
+        require_label("federation", self.federation)
+        require_label("name", self.name)
 
     @classmethod
     def parse(cls, uri: str) -> Self:
@@ -60,3 +56,12 @@ class SpiffeId:
 
     def __str__(self) -> str:
         return f"spiffe://{self.federation}/{self.role.value}/{self.name}"
+
+
+def require_label(what: str, label: str) -> None:
+    """Raise ``CertificateError`` (``bad_name``) unless ``label`` can be a federation's or a party's name."""
+    if not _LABEL.fullmatch(label):
+        raise CertificateError(
+            f"{what} {label[:80]!r} is not 1 to 63 of a-z, 0-9 and '-', beginning with a letter or a digit",
+            reason="bad_name",
+        )

@@ -1,0 +1,212 @@
+"""`pqfl ca`: make the authority of a federation and issue identities from it. The ceremony is in `certs/README.md`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+import click
+
+from certs.authority import DEFAULT_FEDERATION, DEFAULT_WEIGHT_CAP, Authority, Issued
+from certs.ledger import Entry, read_ledger
+from pqfl_transport.errors import CertificateError, ConfigurationError
+from pqfl_transport.pki.authority import Host, require_host
+from pqfl_transport.pki.profiles import LEAF_DAYS, PROFILES, Usage
+from pqfl_transport.pki.spiffe import require_label
+from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel
+
+_PATH = click.Path(path_type=Path)
+_LEVEL = click.Choice([level.value for level in SecurityLevel])
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+
+# Which flag the operator has to look at for each reason of a refusal.
+_INIT_FLAGS = {"exists": "--dir", "not_writable": "--dir"}
+_ISSUE_FLAGS = {
+    "already_issued": "--name",
+    "bad_validity": "--days",
+    "exists": "--out",
+    "not_writable": "--out",
+    "missing": "--dir",
+    "malformed": "--dir",
+}
+
+
+@click.group("ca")
+def ca_group() -> None:
+    """Make a federation's authority and issue identities from it."""
+
+
+def _checked_label(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        require_label(parameter.name or "name", value)
+    except CertificateError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+def _checked_hosts(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        _require_host(value)
+    return values
+
+
+def _parsed_addresses(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[IPv4Address | IPv6Address, ...]:
+    try:
+        addresses = tuple(ip_address(value) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    for address in addresses:
+        _require_host(address)
+    return addresses
+
+
+def _require_host(host: Host) -> None:
+    try:
+        require_host(host)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@ca_group.command("init")
+@click.option("--dir", "folder", required=True, type=_PATH, help="Folder to make; it must not hold anything yet.")
+@click.option(
+    "--federation",
+    default=DEFAULT_FEDERATION,
+    show_default=True,
+    metavar="NAME",
+    callback=_checked_label,
+    help="Its name in every SPIFFE ID: a-z, 0-9 and '-'.",
+)
+@click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Algorithms of all parties.")
+@_JSON
+def init(folder: Path, federation: str, level: str, as_json: bool) -> None:
+    """Make root, issuing authority and an empty roster."""
+    with _blaming(_INIT_FLAGS):
+        authority = Authority.create(folder, federation=federation, level=level)
+    root, issuing = read_ledger(authority.ledger_path)
+    if as_json:
+        click.echo(json.dumps(_init_facts(authority, root, issuing)))
+        return
+    click.echo(f"""\
+{folder}: authority of federation {federation}, level {level}
+  ca.pem        for every party: root ({_summary(root)}) and issuing authority ({_summary(issuing)})
+  roster.json   for every party: roster number 1, with nobody in it yet
+  issued.jsonl  what was issued; back it up
+  root.key      SECRET: admits sites and aggregators by signing the roster; keep it offline, with a copy elsewhere
+  issuing.key   SECRET: signs certificates
+Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --out OUT""")
+
+
+@ca_group.command("issue")
+@click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
+@click.option("--profile", required=True, type=click.Choice(list(PROFILES)), help="What the party is.")
+@click.option(
+    "--name", required=True, metavar="NAME", callback=_checked_label, help="What it is called: a-z, 0-9 and '-'."
+)
+@click.option("--dns", multiple=True, metavar="NAME", callback=_checked_hosts, help="Host name it serves; repeatable.")
+@click.option("--ip", multiple=True, metavar="ADDR", callback=_parsed_addresses, help="Address it serves; repeatable.")
+@click.option(
+    "--days", type=click.IntRange(min=1), help=f"How long its certificates are valid.  [default: {LEAF_DAYS}]"
+)
+@click.option(
+    "--weight-cap",
+    type=click.IntRange(1, 2**63 - 1),
+    metavar="N",
+    help=f"Most samples that one update of a site may claim.  [default: {DEFAULT_WEIGHT_CAP}]",
+)
+@click.option("--out", required=True, type=_PATH, help="Folder to make for the party; it must not hold anything yet.")
+@_JSON
+def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
+    folder: Path,
+    profile: str,
+    name: str,
+    dns: tuple[str, ...],
+    ip: tuple[IPv4Address | IPv6Address, ...],
+    days: int | None,
+    weight_cap: int | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Make a party's keys and certificates; sites and aggregators enter the roster.
+
+    The private keys are made here and leave in OUT: hand that folder over safely and keep no copy.
+    """
+    if weight_cap is not None and profile != "site":
+        raise click.UsageError(f"--weight-cap is for sites; profile {profile} sends no updates")
+    with _blaming(_ISSUE_FLAGS):
+        authority = Authority.open(folder)
+        issued = authority.issue(
+            profile=profile,
+            name=name,
+            out=out,
+            hosts=(*dns, *ip),
+            days=days,
+            weight_cap=weight_cap or DEFAULT_WEIGHT_CAP,
+        )
+    if as_json:
+        click.echo(json.dumps(_issue_facts(authority, issued)))
+    else:
+        _tell_issued(authority, issued)
+
+
+def _init_facts(authority: Authority, root: Entry, issuing: Entry) -> dict[str, object]:
+    return {
+        "dir": str(authority.folder),
+        "federation": authority.federation,
+        "level": authority.level.value,
+        "root": asdict(root),
+        "issuing": asdict(issuing),
+        "secret": [str(authority.folder / name) for name in ("root.key", "issuing.key")],
+        "roster": str(authority.roster_path),
+        "roster_number": 1,
+    }
+
+
+def _issue_facts(authority: Authority, issued: Issued) -> dict[str, object]:
+    return {
+        "id": str(issued.id),
+        "out": str(issued.folder),
+        "certificates": [asdict(entry) for entry in issued.entries],
+        "secret": [str(path) for path in _secrets(issued)],
+        "roster": str(authority.roster_path),
+        "roster_number": issued.roster_number,
+    }
+
+
+def _tell_issued(authority: Authority, issued: Issued) -> None:
+    click.echo(f"{issued.folder}: identity of {issued.id}")
+    for entry in issued.entries:
+        click.echo(f"  {_certificate_file(entry):<13} for {entry.usage} use: {_summary(entry)}")
+    names = ", ".join(path.name for path in _secrets(issued))
+    click.echo(f"  SECRET        {names}: hand the folder over safely and keep no copy")
+    if issued.roster_number is None:
+        click.echo(f"The roster does not change: a {issued.id.role.value} is not in it.")
+    else:
+        click.echo(f"Roster number {issued.roster_number}: give {authority.roster_path} to every party again.")
+
+
+def _secrets(issued: Issued) -> list[Path]:
+    return sorted(issued.folder.glob("*.key"))
+
+
+def _certificate_file(entry: Entry) -> str:
+    return "signing.pem" if entry.usage == Usage.SIGNING else "tls.pem"
+
+
+def _summary(entry: Entry) -> str:
+    return f"{entry.algorithm}, until {entry.not_after[:10]}"
+
+
+@contextmanager
+def _blaming(flags: Mapping[str, str]) -> Iterator[None]:
+    """Put the flag in front of an error whose reason points at one."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if error.reason not in flags:
+            raise
+        raise ConfigurationError(f"{flags[error.reason]}: {error}", reason=error.reason) from error
