@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -21,6 +22,8 @@ _ENVELOPE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _KEEP_ALIVE_SECONDS = 15.0
 _READ_BYTES = 1 << 20
+# After these nothing more can happen to a round.
+_OVER = frozenset({"closed", RoundState.FINISHED.value, RoundState.FAILED.value})
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,18 +107,22 @@ class _Api:
         self._engine.watch(number)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        while True:
-            progress = self._engine.progress()
-            over = progress["round"] != number or progress["state"] in {RoundState.FINISHED, RoundState.FAILED}
-            facts = progress if progress["round"] == number else {"round": number, "state": "closed"}
-            await response.write(f"event: round\ndata: {json.dumps(facts)}\n\n".encode())
-            if over:
-                break
-            await self._wait_for_news(response)
+        # A watcher that goes away is no error.
+        with suppress(ConnectionError):
+            await self._tell(response, number)
         return response
 
     async def status(self, _request: web.Request) -> web.StreamResponse:
         return web.json_response(self._engine.status())
+
+    async def _tell(self, response: web.StreamResponse, number: int) -> None:
+        while True:
+            progress = self._engine.progress()
+            facts = progress if progress["round"] == number else {"round": number, "state": "closed"}
+            await response.write(f"event: round\ndata: {json.dumps(facts)}\n\n".encode())
+            if facts["state"] in _OVER:
+                return
+            await self._wait_for_news(response)
 
     async def _wait_for_news(self, response: web.StreamResponse) -> None:
         while True:

@@ -8,9 +8,9 @@ Weights = dict[str, np.ndarray]
 """``hidden.weight`` (30, 16), ``hidden.bias`` (16,), ``output.weight`` (16,), ``output.bias`` (1,), all float32."""
 
 _HIDDEN = 16
-_BATCH = 16
-_LEARNING_RATE = 0.25
-EPOCHS_PER_ROUND = 4
+_BATCH = 8
+_LEARNING_RATE = 0.05
+EPOCHS_PER_ROUND = 10
 
 
 def initial(measurements: int, seed: int) -> Weights:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -58,8 +59,9 @@ class DemoReport:
 
     def print(self, console: Console) -> None:
         """Print the tables for people."""
-        console.print(self._accuracy_table())
-        console.print(self._channel_table())
+        for table in (self._accuracy_table(), self._channel_table(), self._cost_table()):
+            console.print(table)
+            console.print()
         console.print(
             f"Cryptography (TLS and envelopes, all {self.processes} processes) took {self.crypto_seconds:.2f} s of "
             f"{self.cpu_seconds:.1f} CPU seconds: {self.crypto_share:.1%}. OpenSSL: {escape(self.openssl)}.",
@@ -67,15 +69,11 @@ class DemoReport:
         )
 
     def _accuracy_table(self) -> Table:
-        table = Table(
-            title=f"Accuracy on {self.held_out_patients} patients nobody trained on", title_justify="left",
-            caption="round 0 is the untrained model; alone and pooled take the same number of epochs",
-            caption_justify="left",
-        )  # fmt: skip
+        table = _table(f"Accuracy on {self.held_out_patients} patients nobody trained on")
         table.add_column("round", justify="right")
         table.add_column("together", justify="right", style="bold green")
         for site in self.sites:
-            table.add_column(f"{site.name}\nalone ({site.patients})", justify="right")
+            table.add_column(f"{_short(site.name)} alone\n({site.patients})", justify="right")
         table.add_column("all data\npooled", justify="right", style="dim")
         for number, together in enumerate(self.accuracy):
             alone = [f"{site.accuracy_alone[number]:.1%}" for site in self.sites]
@@ -83,16 +81,23 @@ class DemoReport:
         return table
 
     def _channel_table(self) -> Table:
-        table = Table(title="Channel of each site", title_justify="left")
-        for column in ("site", "key exchange", "cipher", "signatures\nsite / gateway"):
-            table.add_column(column, overflow="fold")
-        for column in ("bytes\nup", "bytes\ndown", "seconds", "training\nseconds", "crypto\nseconds"):
+        table = _table("What the channel of each site negotiated")
+        for column in ("site", "key exchange", "cipher suite", "signatures\nsite / gateway"):
+            table.add_column(column)
+        for site in self.sites:
+            signatures = f"{site.site_signature} / {site.gateway_signature}"
+            table.add_row(_short(site.name), site.group, site.cipher_suite, signatures)
+        return table
+
+    def _cost_table(self) -> Table:
+        table = _table("What each site sent, received and spent")
+        table.add_column("site")
+        for column in ("bytes up", "bytes down", "seconds", "of them\ntraining", "of them\ncryptography"):
             table.add_column(column, justify="right")
         for site in self.sites:
             table.add_row(
-                site.name, site.group, site.cipher_suite, f"{site.site_signature} / {site.gateway_signature}",
-                f"{site.bytes_up:,}", f"{site.bytes_down:,}", f"{site.seconds:.1f}", f"{site.train_seconds:.2f}",
-                f"{site.crypto_seconds:.3f}",
+                _short(site.name), f"{site.bytes_up:,}", f"{site.bytes_down:,}", f"{site.seconds:.2f}",
+                f"{site.train_seconds:.3f}", f"{site.crypto_seconds:.3f}",
             )  # fmt: skip
         return table
 
@@ -123,6 +128,15 @@ class DemoReport:
         axes.legend(loc="lower right", frameon=False)
         figure.savefig(path, dpi=130)
         plt.close(figure)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _short(name: str) -> str:
+    """Return a hospital's name without the part that all of them share: a line has 80 characters."""
+    return name.removeprefix("hospital-")
 
 
 def _colors(count: int) -> list[str]:
