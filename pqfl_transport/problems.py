@@ -59,7 +59,7 @@ _CLASS_STATUS: Mapping[str, int] = MappingProxyType(
 )  # fmt: skip
 _REASON_STATUS: Mapping[str, int] = MappingProxyType(
     {
-        "unknown_sender": 403, "wrong_sender": 403, "wrong_role": 403, "bad_signature": 403,
+        "unknown_sender": 403, "wrong_sender": 403, "wrong_sender_key": 403, "wrong_role": 403, "bad_signature": 403,
         "unknown_model": 404, "unknown_round": 404, "not_found": 404,
         "method_not_allowed": 405, "idle": 408, "too_large": 413, "wrong_media_type": 415, "misaddressed": 421,
         "wrong_names": 422, "wrong_shape": 422, "wrong_dtype": 422, "not_finite": 422, "bad_samples": 422,
