@@ -73,9 +73,12 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
             f"more than {MAX_CERTIFICATES} certificates or {MAX_PEM_BYTES} bytes", reason="malformed"
         )
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+        certificates = x509.load_pem_x509_certificates(pem)
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateError(f"not PEM certificates: {error}", reason="malformed") from error
+    for certificate in certificates:
+        _require_readable(certificate)
+    return certificates
 
 
 def verify_chain(
@@ -87,6 +90,7 @@ def verify_chain(
     the anchors), ``bad_sigalg`` (a key or signature outside the policy), ``expired``, ``not_yet_valid``, ``bad_usage``
     (basic constraints, key usage, extended key usage, an unknown critical extension), ``bad_name`` or ``malformed``.
     """
+    _require_readable(leaf)
     # A leaf of the wrong algorithm is told so whatever it chains to: that is the one thing its owner has to change.
     _require_leaf_algorithms(leaf, policy)
     failure: CertificateError | None = None
@@ -188,6 +192,16 @@ def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None
             f"{_describe(authority)} has a name constraint other than permitted URI hosts", reason="bad_name"
         )
     return tuple(hosts)
+
+
+def _require_readable(certificate: x509.Certificate) -> None:
+    # The library parses names, dates and extensions when they are first asked for: garbage has to show itself here.
+    try:
+        _ = (certificate.subject, certificate.issuer)
+        _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    except ValueError as error:
+        raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
+    _extensions(certificate)
 
 
 def _paths(leaf: x509.Certificate, anchors: Sequence[x509.Certificate]) -> Iterator[list[x509.Certificate]]:

@@ -1,0 +1,441 @@
+"""Verifying certificates: what leads to a root of ours is accepted, and each fault has its own reason."""
+
+import base64
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import CertificateError
+from pqfl_transport.pki import chain
+from pqfl_transport.pki.authority import Issuer, create_issuing, create_root, issue_signing, issue_tls
+from pqfl_transport.pki.profiles import PROFILES, Usage
+from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.policy import SecurityLevel, for_level
+from tests.support import pki
+
+NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
+HIGH = for_level("high")
+ROOT = create_root("fed", now=NOW)
+ISSUING = create_issuing(ROOT, SecurityLevel.HIGH, now=NOW)
+ANCHORS = (ROOT.certificate, ISSUING.certificate)
+KEY = SigningKey.from_seed("ML-DSA-65", bytes(32))
+SITE = SpiffeId("fed", Role.SITE, "hospital-north")
+LEAF = issue_tls(ISSUING, PROFILES["site"], SITE, KEY.verifying_key, now=NOW, days=90)
+SIGNING_LEAF = issue_signing(ISSUING, SITE, KEY.verifying_key, now=NOW, days=90)
+
+
+def verify(
+    leaf: x509.Certificate,
+    anchors: Sequence[x509.Certificate] = ANCHORS,
+    *,
+    usage: Usage = Usage.CLIENT,
+    now: datetime = NOW,
+    level: str = "high",
+) -> SpiffeId:
+    """`verify_chain` with this file's defaults."""
+    return chain.verify_chain(leaf, anchors, policy=for_level(level), usage=usage, now=now)
+
+
+def refusal(leaf: x509.Certificate, anchors: Sequence[x509.Certificate] = ANCHORS, **how: object) -> str:
+    """The reason for which a leaf is refused."""
+    with pytest.raises(CertificateError) as caught:
+        verify(leaf, anchors, **how)  # type: ignore[arg-type]
+    return caught.value.reason
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an odd authority's certificate says; the defaults make a good one."""
+
+    name: str = "odd authority"
+    is_authority: bool = True
+    signs_certificates: bool = True
+    path_length: int | None = None
+    has_key_usage: bool = True
+    constraints: x509.NameConstraints | None = None
+    extra: x509.ExtensionType | None = None
+    begin: datetime = NOW
+    days: int = 365
+
+
+def authority(shape: Shape, parent: Issuer | None = None) -> Issuer:
+    """An authority of this shape, self-signed unless it has a parent."""
+    key = SigningKey.generate("ML-DSA-65")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shape.name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(parent.certificate.subject if parent else subject)
+        .public_key(key.pyca_key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(shape.begin)
+        .not_valid_after(shape.begin + timedelta(days=shape.days))
+    )
+    length = shape.path_length if shape.is_authority else None
+    builder = builder.add_extension(x509.BasicConstraints(shape.is_authority, length), critical=True)
+    if shape.has_key_usage:
+        usage = x509.KeyUsage(
+            not shape.signs_certificates, False, False, False, False, shape.signs_certificates, False, False, False
+        )
+        builder = builder.add_extension(usage, critical=True)
+    for extension in (shape.constraints, shape.extra):
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=True)
+    return Issuer(builder.sign((parent.key if parent else key).pyca_key, None), key)
+
+
+def leaf_under(issuer: Issuer, **changes: object) -> x509.Certificate:
+    """A good site's TLS leaf under any issuer, as `tests.support.pki.sign_leaf` makes it."""
+    arguments = {"uris": [str(SITE)], "usages": [Usage.CLIENT.oid], "begin": NOW} | changes
+    signer = pki.Signer(issuer.certificate, issuer.key.pyca_key)
+    return pki.sign_leaf(signer, KEY.pyca_key, **arguments)  # type: ignore[arg-type]
+
+
+def test_good_certificates_name_their_party() -> None:
+    """TLS and signing certificate of one party verify for their own use and give the same ID."""
+    assert verify(LEAF) == SITE
+    assert verify(SIGNING_LEAF, usage=Usage.SIGNING) == SITE
+
+
+@pytest.mark.parametrize("level", list(SecurityLevel))
+def test_every_level_accepts_its_own(level: SecurityLevel) -> None:
+    """What the authority of a level makes, the policy of that level takes."""
+    root = create_root("fed", now=NOW)
+    issuing = create_issuing(root, level, now=NOW)
+    key = SigningKey.generate(for_level(level).leaf_keys[0]).verifying_key
+    made = issue_tls(issuing, PROFILES["site"], SITE, key, now=NOW, days=90)
+    assert verify(made, (issuing.certificate, root.certificate), level=level) == SITE
+
+
+def test_other_levels_refuse_it() -> None:
+    """A policy is a set of names: neither weaker nor stronger keys than listed are taken."""
+    assert refusal(LEAF, level="standard") == "bad_sigalg"
+    assert refusal(LEAF, level="maximum") == "bad_sigalg"
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> pki.Federation:
+    """A whole federation on disk, with whose authority the oddities are made."""
+    return pki.make_federation(tmp_path_factory.mktemp("fed"))
+
+
+@pytest.mark.parametrize("profile", ["site", "gateway", "aggregator"])
+@pytest.mark.parametrize(
+    ("make", "reason"), list(pki.ODDITIES.items()), ids=lambda value: getattr(value, "__name__", "")
+)
+def test_each_oddity_is_refused_for_what_it_is(
+    federation: pki.Federation, tmp_path: Path, make: pki.Oddity, reason: str, profile: str
+) -> None:
+    """One thing wrong is enough, and the reason says which; where algorithms are wrong, its own root is trusted too."""
+    folder = make(federation, tmp_path / "odd", profile)
+    (leaf,) = chain.load_certificates((folder / "tls.pem").read_bytes())
+    anchors = chain.load_certificates(federation.ca_pem.read_bytes())
+    if reason == "bad_sigalg":
+        anchors += chain.load_certificates((folder / "ca.pem").read_bytes())
+    usage = PROFILES[profile].tls_usage
+    assert refusal(leaf, anchors, usage=usage, now=datetime.now(UTC)) == reason
+
+
+def test_an_ml_dsa_leaf_under_an_ecdsa_root_is_refused_even_when_the_rest_is_post_quantum() -> None:
+    """Leaf and issuing authority are ML-DSA, the root is not: the anchor's own signature counts."""
+    root = pki.make_authority(ec.generate_private_key(ec.SECP384R1()), "ecdsa root")
+    issuing = pki.make_authority(SigningKey.generate("ML-DSA-65").pyca_key, "ml-dsa issuing", parent=root)
+    leaf = pki.sign_leaf(issuing, KEY.pyca_key, uris=[str(SITE)], usages=[Usage.CLIENT.oid])
+    assert chain.signature_algorithm_name(leaf) == "ML-DSA-65"
+    assert refusal(leaf, (root.certificate, issuing.certificate), now=datetime.now(UTC)) == "bad_sigalg"
+
+
+@pytest.mark.parametrize("usage", list(Usage))
+def test_a_certificate_is_refused_in_every_use_but_its_own(usage: Usage) -> None:
+    """A signing certificate opens no TLS connection, a TLS certificate signs nothing, a client's serves nobody."""
+    for leaf, own in ((LEAF, Usage.CLIENT), (SIGNING_LEAF, Usage.SIGNING)):
+        if usage is own:
+            assert verify(leaf, usage=usage) == SITE
+        else:
+            assert refusal(leaf, usage=usage) == "bad_usage"
+
+
+def test_validity_is_a_closed_interval() -> None:
+    """Valid from its first to its last second, and neither a second before nor after."""
+    second = timedelta(seconds=1)
+    first, last = LEAF.not_valid_before_utc, LEAF.not_valid_after_utc
+    # The issuer of this file is exactly as old as the leaf; an older one leaves the leaf's own validity to be seen.
+    old = create_root("fed", now=NOW - timedelta(days=1))
+    issuing = create_issuing(old, SecurityLevel.HIGH, now=NOW - timedelta(days=1))
+    leaf = issue_tls(issuing, PROFILES["site"], SITE, KEY.verifying_key, now=NOW, days=90)
+    anchors = (old.certificate, issuing.certificate)
+    assert verify(leaf, anchors, now=first) == verify(leaf, anchors, now=last) == SITE
+    assert refusal(leaf, anchors, now=first - second) == "not_yet_valid"
+    assert refusal(leaf, anchors, now=last + second) == "expired"
+
+
+@pytest.mark.parametrize("which", ["root", "issuing"])
+def test_an_expired_authority_ends_all_beneath_it(which: str) -> None:
+    """The validity of every certificate of the chain counts, the anchor's included."""
+    short = Shape("short", days=1)
+    root = authority(short if which == "root" else Shape("long"))
+    issuing = authority(short if which == "issuing" else Shape("issuing"), root)
+    leaf = leaf_under(issuing)
+    anchors = (root.certificate, issuing.certificate)
+    assert verify(leaf, anchors) == SITE
+    assert refusal(leaf, anchors, now=NOW + timedelta(days=2)) == "expired"
+
+
+@pytest.mark.parametrize(
+    "anchors",
+    [(), (ROOT.certificate,), (ISSUING.certificate,), (LEAF,), (LEAF, ISSUING.certificate)],
+    ids=["none", "root only", "issuing only", "leaf itself", "leaf and issuing"],
+)
+def test_a_chain_that_does_not_reach_a_root_is_untrusted(anchors: tuple[x509.Certificate, ...]) -> None:
+    """Trust ends at a self-signed certificate among the anchors; an issuing certificate alone is no root."""
+    assert refusal(LEAF, anchors) == "untrusted"
+
+
+def test_a_root_is_no_leaf() -> None:
+    """A trusted root shown as a party's own certificate names nobody and is refused."""
+    for certificate in ANCHORS:
+        with pytest.raises(CertificateError):
+            verify(certificate, level="maximum" if certificate is ROOT.certificate else "high")
+
+
+def test_untrusted_says_whether_the_name_is_known() -> None:
+    """Another authority of the same name is the puzzle an operator meets; the message tells it from a stranger."""
+    namesake = create_root("fed", now=NOW)
+    with pytest.raises(CertificateError, match="has that name but did not sign it"):
+        verify(LEAF, (namesake.certificate, create_issuing(namesake, SecurityLevel.HIGH, now=NOW).certificate))
+    with pytest.raises(CertificateError, match="no trusted authority has that name"):
+        verify(LEAF, (create_root("other", now=NOW).certificate,))
+
+
+def test_one_bad_namesake_does_not_hide_the_good_issuer() -> None:
+    """While authorities are exchanged, old and new ones of one name stand side by side in any order."""
+    namesake = create_root("fed", now=NOW)
+    others = (namesake.certificate, create_issuing(namesake, SecurityLevel.HIGH, now=NOW).certificate)
+    assert verify(LEAF, (*others, *ANCHORS)) == verify(LEAF, (*ANCHORS, *others)) == SITE
+
+
+def test_a_second_certificate_of_the_same_issuer_counts_when_the_first_has_expired() -> None:
+    """A renewed issuing certificate with the same key works beside the expired one."""
+    root = authority(Shape("root"))
+    key = SigningKey.generate("ML-DSA-65")
+
+    def issuing(days: int) -> x509.Certificate:
+        signer = pki.Signer(root.certificate, root.key.pyca_key)
+        made = pki.make_authority(key.pyca_key, "issuing", parent=signer).certificate
+        builder = x509.CertificateBuilder(
+            made.issuer, made.subject, made.public_key(), made.serial_number, NOW - timedelta(days=9),
+            NOW + timedelta(days=days), list(made.extensions),
+        )  # fmt: skip
+        return builder.sign(root.key.pyca_key, None)
+
+    leaf = leaf_under(Issuer(issuing(9), key))
+    old, new = issuing(-1), issuing(9)
+    assert verify(leaf, (root.certificate, old, new)) == verify(leaf, (new, old, root.certificate)) == SITE
+    assert refusal(leaf, (root.certificate, old)) == "expired"
+
+
+BAD_AUTHORITIES = {
+    "no CA bit": Shape(is_authority=False),
+    "no keyCertSign": Shape(signs_certificates=False),
+    "no key usage": Shape(has_key_usage=False),
+    "unknown critical extension": Shape(extra=x509.PolicyConstraints(0, None)),
+}
+
+
+@pytest.mark.parametrize("shape", BAD_AUTHORITIES.values(), ids=BAD_AUTHORITIES.keys())
+def test_who_signs_must_be_an_authority(shape: Shape) -> None:
+    """Any certificate of the chain that may not sign others refuses it, as a root or in between."""
+    root = authority(shape)
+    assert refusal(leaf_under(root), (root.certificate,)) == "bad_usage"
+    between = authority(shape, ROOT)
+    assert refusal(leaf_under(between), (ROOT.certificate, between.certificate)) == "bad_usage"
+
+
+def test_a_party_does_not_sign_certificates() -> None:
+    """A site that makes itself an authority with its own leaf gets nowhere, even if its leaf is among the anchors."""
+    forged = leaf_under(Issuer(LEAF, KEY), uris=["spiffe://fed/aggregator/main"])
+    assert refusal(forged) == "untrusted"
+    assert refusal(forged, (*ANCHORS, LEAF)) == "bad_usage"
+
+
+def test_the_path_length_is_a_limit() -> None:
+    """An issuing authority with path length 0 has no authority beneath it."""
+    below = authority(Shape("below"), ISSUING)
+    assert refusal(leaf_under(below), (*ANCHORS, below.certificate)) == "bad_usage"
+
+
+def test_no_chain_has_more_than_four_certificates() -> None:
+    """The search for a chain is bounded, whatever somebody puts into the trusted certificates."""
+    authorities = [authority(Shape("0"))]
+    for number in range(1, 4):
+        authorities.append(authority(Shape(str(number)), authorities[-1]))
+    anchors = [one.certificate for one in authorities]
+    assert verify(leaf_under(authorities[2]), anchors) == SITE
+    assert refusal(leaf_under(authorities[3]), anchors) == "untrusted"
+
+
+def test_a_name_constraint_binds_the_federation() -> None:
+    """An authority of one federation vouches for nobody of another, whichever step the constraint stands at."""
+    uri = "spiffe://other/site/a"
+    assert refusal(leaf_under(ISSUING, uris=[uri])) == "bad_name"
+    narrow = authority(Shape(constraints=x509.NameConstraints([x509.UniformResourceIdentifier("other")], None)), ROOT)
+    anchors = (ROOT.certificate, narrow.certificate)
+    assert refusal(leaf_under(narrow), anchors) == "bad_name"
+    assert refusal(leaf_under(narrow, uris=[uri]), anchors) == "bad_name"
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        x509.NameConstraints([x509.DNSName("example")], None),
+        x509.NameConstraints([x509.UniformResourceIdentifier("fed"), x509.DNSName("example")], None),
+        x509.NameConstraints([x509.UniformResourceIdentifier("fed")], [x509.DNSName("bad.example")]),
+        x509.NameConstraints(None, [x509.UniformResourceIdentifier("bad")]),
+    ],
+    ids=["dns", "uri and dns", "excluded dns", "excluded uri"],
+)
+def test_a_constraint_that_is_not_understood_refuses(constraints: x509.NameConstraints) -> None:
+    """A restriction that this code does not evaluate is never ignored."""
+    root = authority(Shape(constraints=constraints))
+    assert refusal(leaf_under(root), (root.certificate,)) == "bad_name"
+
+
+def test_a_leaf_has_digital_signature() -> None:
+    """A leaf whose key usage lacks digitalSignature signs no handshake."""
+    usage = x509.KeyUsage(False, False, False, False, True, False, False, False, False)
+    assert refusal(leaf_under(ISSUING, key_usage=usage)) == "bad_usage"
+
+
+@pytest.mark.parametrize(
+    "usages",
+    [
+        [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE],
+        [Usage.CLIENT.oid, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE],
+        [Usage.CLIENT.oid, Usage.CLIENT.oid],
+        [Usage.CLIENT.oid, Usage.SIGNING.oid],
+        [Usage.SERVER.oid],
+    ],
+    ids=["any", "own and any", "own twice", "own and signing", "other"],
+)
+def test_any_other_list_of_usages_is_refused(usages: list[x509.ObjectIdentifier]) -> None:
+    """The extended key usage is exactly the one asked for, once."""
+    assert refusal(leaf_under(ISSUING, usages=usages)) == "bad_usage"
+
+
+def test_algorithms_are_named_by_their_rows() -> None:
+    """Keys and signatures read back as the names that policies list; others as curve or OID, which no policy lists."""
+    keys = {
+        "ML-DSA-44": SigningKey.generate("ML-DSA-44").pyca_key,
+        "ECDSA-P256": ec.generate_private_key(ec.SECP256R1()),
+        "ECDSA-P384": ec.generate_private_key(ec.SECP384R1()),
+        "secp521r1": ec.generate_private_key(ec.SECP521R1()),
+        "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+        "RSA-PSS": rsa.generate_private_key(65537, 2048),
+    }
+    hashes_of = {"ECDSA-P256": hashes.SHA256(), "ECDSA-P384": hashes.SHA384(), "secp521r1": hashes.SHA512()}
+    signed = {"secp521r1": "1.2.840.10045.4.3.4", "RSA-PSS": "1.2.840.113549.1.1.11"}
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "self")])
+    for algorithm, key in keys.items():
+        builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        # PKCS #1 v1.5 signs the RSA one: its OID is in no row, and so it is refused by number.
+        digest = hashes.SHA256() if algorithm == "RSA-PSS" else hashes_of.get(algorithm)
+        certificate = builder.sign(key, digest)
+        assert chain.key_algorithm_name(certificate) == algorithm
+        assert chain.signature_algorithm_name(certificate) == signed.get(algorithm, algorithm)
+        assert chain.is_self_signed(certificate)
+
+
+def test_only_an_ml_dsa_key_verifies_messages() -> None:
+    """The key of a classical certificate is refused where a signing key is asked for."""
+    classical = pki.make_authority(ec.generate_private_key(ec.SECP256R1()), "ecdsa root").certificate
+    assert chain.verifying_key(LEAF) == KEY.verifying_key
+    with pytest.raises(CertificateError, match="ECDSA-P256") as caught:
+        chain.verifying_key(classical)
+    assert caught.value.reason == "bad_sigalg"
+
+
+def test_pem_files_are_read_in_order() -> None:
+    """Several certificates in one file come back as they stand, text between them ignored."""
+    pem = b"subject: root\n" + b"\n".join(anchor.public_bytes(Encoding.PEM) for anchor in ANCHORS)
+    assert chain.load_certificates(pem) == list(ANCHORS)
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        b"",
+        b"not PEM",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        LEAF.public_bytes(Encoding.PEM)[:-40],
+        LEAF.public_bytes(Encoding.DER),
+        KEY.to_pem(),
+        ROOT.certificate.public_bytes(Encoding.PEM) * 65,
+        b" " * (chain.MAX_PEM_BYTES + 1),
+    ],
+    ids=["empty", "text", "garbage", "cut", "DER", "key", "65 certificates", "too large"],
+)
+def test_what_is_no_certificate_file_is_malformed(pem: bytes) -> None:
+    """Nothing but 1 to 64 whole PEM certificates in at most 1 MiB is accepted."""
+    with pytest.raises(CertificateError) as caught:
+        chain.load_certificates(pem)
+    assert caught.value.reason == "malformed"
+
+
+LEAF_DER = LEAF.public_bytes(Encoding.DER)
+
+
+def as_pem(der: bytes) -> bytes:
+    """Wrap any bytes as a PEM certificate."""
+    text = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n".encode()
+
+
+# The library warns of serial numbers that are not positive before it refuses the signature.
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@settings(max_examples=300, deadline=None)
+@given(
+    position=st.integers(0, 900) | st.integers(0, len(LEAF_DER) - 1),
+    value=st.integers(1, 255),
+    trusted=st.booleans(),
+)
+def test_no_changed_byte_survives_or_surprises(position: int, value: int, trusted: bool) -> None:
+    """A certificate with any one byte changed is refused, always with our own error, as leaf and as anchor."""
+    der = bytearray(LEAF_DER)
+    der[position] ^= value
+    try:
+        (changed,) = chain.load_certificates(as_pem(bytes(der)))
+        verify(changed, (*ANCHORS, changed) if trusted else ANCHORS)
+    except CertificateError:
+        pass
+    else:
+        pytest.fail(f"byte {position} may be changed")
+    if trusted:
+        assert not _is_root(bytes(der))
+
+
+def _is_root(der: bytes) -> bool:
+    try:
+        return any(chain.is_self_signed(one) for one in chain.load_certificates(as_pem(der)))
+    except CertificateError:
+        return False
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_certificates_or_malformed(data: bytes) -> None:
+    """No input makes the parser fail in its own way."""
+    for pem in (data, as_pem(data)):
+        with pytest.raises(CertificateError) as caught:
+            chain.load_certificates(pem)
+        assert caught.value.reason == "malformed"
