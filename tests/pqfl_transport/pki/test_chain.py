@@ -3,7 +3,6 @@
 import base64
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
 from tests.support import pki
+from tests.support.authorities import Shape, odd_authority
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
 HIGH = for_level("high")
@@ -55,45 +55,9 @@ def refusal(leaf: x509.Certificate, anchors: Sequence[x509.Certificate] = ANCHOR
     return caught.value.reason
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What an odd authority's certificate says; the defaults make a good one."""
-
-    name: str = "odd authority"
-    is_authority: bool = True
-    signs_certificates: bool = True
-    path_length: int | None = None
-    has_key_usage: bool = True
-    constraints: x509.NameConstraints | None = None
-    extra: x509.ExtensionType | None = None
-    begin: datetime = NOW
-    days: int = 365
-
-
 def authority(shape: Shape, parent: Issuer | None = None) -> Issuer:
-    """An authority of this shape, self-signed unless it has a parent."""
-    key = SigningKey.generate("ML-DSA-65")
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, shape.name)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(parent.certificate.subject if parent else subject)
-        .public_key(key.pyca_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(shape.begin)
-        .not_valid_after(shape.begin + timedelta(days=shape.days))
-    )
-    length = shape.path_length if shape.is_authority else None
-    builder = builder.add_extension(x509.BasicConstraints(shape.is_authority, length), critical=True)
-    if shape.has_key_usage:
-        usage = x509.KeyUsage(
-            not shape.signs_certificates, False, False, False, False, shape.signs_certificates, False, False, False
-        )
-        builder = builder.add_extension(usage, critical=True)
-    for extension in (shape.constraints, shape.extra):
-        if extension is not None:
-            builder = builder.add_extension(extension, critical=True)
-    return Issuer(builder.sign((parent.key if parent else key).pyca_key, None), key)
+    """An authority of this shape that begins now."""
+    return odd_authority(shape, begin=NOW, parent=parent)
 
 
 def leaf_under(issuer: Issuer, **changes: object) -> x509.Certificate:
@@ -421,15 +385,6 @@ def test_no_changed_byte_survives_or_surprises(position: int, value: int, truste
         pass
     else:
         pytest.fail(f"byte {position} may be changed")
-    if trusted:
-        assert not _is_root(bytes(der))
-
-
-def _is_root(der: bytes) -> bool:
-    try:
-        return any(chain.is_self_signed(one) for one in chain.load_certificates(as_pem(der)))
-    except CertificateError:
-        return False
 
 
 @given(data=st.binary(max_size=200))
