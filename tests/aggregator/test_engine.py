@@ -1,0 +1,164 @@
+"""Runs of rounds: averages are right, missing quorums are tried again, failures are told and not hidden."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator.engine import Engine, Setup
+from pqfl_transport.aggregation.round_document import RoundState
+from pqfl_transport.audit import verify_audit_log
+from pqfl_transport.errors import ConfigurationError, PlatformError
+from pqfl_transport.participant import Participant
+from tests.support.pki import Federation, make_federation
+from tests.support.rounds import MODEL, Hub, aggregator, current_round, make_hub, make_update, participant, put
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
+
+
+async def fetch_model(hub: Hub, site: Participant) -> Any:
+    info = await current_round(hub.url, site)
+    return site.open_model(bytearray(hub.engine.model_path(info.model_version).read_bytes()), info)
+
+
+async def until(hub: Hub, state: RoundState) -> None:
+    while hub.engine.state is not state:
+        await hub.engine.changed()
+
+
+def test_the_new_model_is_the_weighted_mean_of_the_deltas(federation: Federation, tmp_path: Path) -> None:
+    """Two sites with 10 and 30 samples move the model by a quarter and three quarters of their changes."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2) as hub:
+            for name, change, samples in (("bank-a", 4.0, 10), ("bank-b", 8.0, 30)):
+                site = participant(federation, name)
+                info = await current_round(hub.url, site)
+                delta = {key: np.full_like(array, change) for key, array in MODEL.items()}
+                update = make_update(info, site, delta=delta, metadata={"samples": str(samples)})
+                assert (await put(hub.url, update))[0] == 201
+            await until(hub, RoundState.FINISHED)
+            model = await fetch_model(hub, participant(federation, "bank-b"))
+            for key, array in MODEL.items():
+                assert model[key].dtype == array.dtype
+                assert np.allclose(model[key], array + 7.0)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_each_round_has_a_key_and_a_challenge_of_its_own(federation: Federation, tmp_path: Path) -> None:
+    """Two rounds, and two attempts at one round, never share what updates are sealed to."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, count=2, attempts=3, deadline_seconds=0.1) as hub:
+            await until(hub, RoundState.FAILED)
+            opened = [event for event in hub.events("round") if event["move"] == "open"]
+            assert [(event["round"], event["attempt"]) for event in opened] == [(1, 1), (1, 2), (1, 3)]
+            assert len({event["receiving_key"] for event in opened}) == 3
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_the_quorum_at_the_deadline_closes_the_round(federation: Federation, tmp_path: Path) -> None:
+    """A site that never answers does not keep the others from their model."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, deadline_seconds=0.6) as hub:
+            site = participant(federation, "bank-a")
+            info = await current_round(hub.url, site)
+            assert (await put(hub.url, make_update(info, site)))[0] == 201
+            await until(hub, RoundState.FINISHED)
+            moves = [event["move"] for event in hub.events("round")]
+            assert moves == ["open", "quorum_at_deadline"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_average_that_overflows_fails_the_attempt_and_not_the_service(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Deltas that are finite alone but not together abort the attempt; the next one can succeed."""
+    model = {"w": np.full(2, 3e38, np.float32)}
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, model=model, attempts=2, deadline_seconds=0.5) as hub:
+            site = participant(federation, "bank-a")
+            for change in (3e38, -1.0):
+                info = await current_round(hub.url, site)
+                update = make_update(info, site, delta={"w": np.full(2, change, np.float32)})
+                assert (await put(hub.url, update))[0] == 201
+                while hub.engine.progress()["state"] == RoundState.COLLECTING:
+                    await hub.engine.changed()
+            await until(hub, RoundState.FINISHED)
+            aborted = [event for event in hub.events("round") if event["move"] == "aborted"]
+            assert [event["reason"] for event in aborted] == ["not_finite"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_disk_that_is_full_fails_the_run_and_says_so(federation: Federation, tmp_path: Path) -> None:
+    """A model that cannot be stored is never announced; the state is failed and the log names the file."""
+
+    async def scenario() -> None:
+        hub = make_hub(federation, tmp_path)
+
+        def full(version: int, _envelope: object) -> Path:
+            raise PlatformError(f"{tmp_path}/models/{version}: no space left on device", reason="disk")
+
+        hub.engine._setup.store.save = full  # type: ignore[method-assign,assignment]
+        await hub.engine.run()
+        assert hub.engine.state is RoundState.FAILED
+        assert "no space left" in hub.events("round")[-1]["detail"]
+        with pytest.raises(PlatformError, match="initial model"):
+            await hub.engine.signed_document("0" * 32)
+        hub.engine._setup.audit.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_happened_is_in_the_audit_log_and_its_chain_holds(federation: Federation, tmp_path: Path) -> None:
+    """Rounds, updates, refusals and models are events; the log verifies under the aggregator's key."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub:
+            site = participant(federation, "bank-a")
+            info = await current_round(hub.url, site)
+            await put(hub.url, make_update(info, site, round=5))
+            await put(hub.url, make_update(info, site))
+
+    asyncio.run(scenario())
+    key = participant(federation, "bank-a")._aggregator.signing_key
+    summary = verify_audit_log(tmp_path / "audit.jsonl", [key])
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert {"model", "round", "refusal", "update"} <= set(kinds)
+    assert summary.sealed_lines == summary.lines
+    # The weights and the keys of rounds stay out of it.
+    assert "private" not in (tmp_path / "audit.jsonl").read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("model", "rounds", "reason"),
+    [
+        ({}, {}, "bad_model"),
+        ({"w": np.zeros(3, np.uint8)}, {}, "bad_model"),
+        (MODEL, {"quorum": 3}, "quorum"),
+        (MODEL, {"level": "maximum"}, "wrong_level"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(
+    federation: Federation, tmp_path: Path, model: Any, rounds: dict[str, Any], reason: str
+) -> None:
+    """A quorum above the number of sites, another level, a model that cannot be averaged."""
+    good = make_hub(federation, tmp_path).engine._setup
+    good.audit.close()
+    changed = replace(good.rounds, **rounds)
+    with pytest.raises(ConfigurationError) as caught:
+        Engine(Setup(good.member, changed, model, good.store, good.audit, good.log))
+    assert caught.value.reason == reason

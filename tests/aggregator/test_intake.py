@@ -1,0 +1,213 @@
+"""Uploads as streams: pieces of any size, and what does not become an update leaves no trace."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aggregator.intake import Accepted, Collecting, Intake, Upload
+from aggregator.rounds import MAX_RESERVATIONS, Move, Round, State, Terms
+from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
+from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError
+from pqfl_transport.pki.membership import Membership
+from pqfl_transport.policy import for_level
+from pqfl_transport.timing import Stopwatch
+from tests.support.pki import Federation, make_federation
+from tests.support.rounds import MODEL, membership
+
+NOW = 1000.0
+SUITE = "pqfl/v1/mlkem768x25519-mldsa65"
+KEY = ReceivingKey.generate("ML-KEM-768+X25519")
+DELTA = {name: np.ones_like(array) for name, array in MODEL.items()}
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
+
+
+@pytest.fixture(scope="module")
+def site(federation: Federation) -> Membership:
+    return membership(federation, federation.site("bank-a"))
+
+
+def collecting(federation: Federation) -> Collecting:
+    terms = Terms(
+        federation="fed", number=3, challenge=b"c" * 32, suite=SUITE, base_digest=b"d" * 32,
+        receiving_fingerprint=KEY.fingerprint, max_plaintext_bytes=5000,
+        expected=frozenset({federation.site_uri("bank-a"), federation.site_uri("bank-b")}),
+        quorum=1, deadline=2000.0, not_after=2060.0,
+    )  # fmt: skip
+    return Collecting(Round(terms), KEY, MODEL)
+
+
+def seal(site: Membership, delta: Any = None, metadata: dict[str, str] | None = None, **changes: Any) -> bytes:
+    parameters = EnvelopeParameters(
+        suite=SUITE, federation="fed", sender=str(site.identity.id), direction="update", round=3, challenge=b"c" * 32,
+        not_after=2000, base_model_digest=b"d" * 32,
+    )  # fmt: skip
+    metadata = {"samples": "7"} if metadata is None else metadata
+    weights = DELTA if delta is None else delta
+    return bytes(seal_weights(weights, replace(parameters, **changes), [KEY.public], site.identity.key, metadata))
+
+
+def upload(data: bytes, *, cuts: list[int] | None = None, length_bytes: int | None = None) -> Upload:
+    async def body() -> AsyncIterator[bytes]:
+        edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts or []), len(data)]
+        for start, end in itertools.pairwise(edges):
+            yield data[start:end]
+
+    try:
+        prologue, _ = decode_prologue(data)
+        number, envelope_id = prologue.header.round, prologue.header.envelope_id
+    except PqflError:
+        number, envelope_id = 3, b"e" * 16
+    return Upload(number, envelope_id, length_bytes, body())
+
+
+def intake(federation: Federation, *, clock: Callable[[], float] = lambda: NOW) -> Intake:
+    roster = membership(federation, federation.site("bank-a")).roster
+    return Intake(roster, for_level("high"), clock, Stopwatch())
+
+
+def take(federation: Federation, data: bytes, open_round: Collecting, **options: Any) -> Accepted:
+    return asyncio.run(intake(federation).take(upload(data, **options), open_round))
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=8))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_division_into_pieces_gives_the_same_update(
+    federation: Federation, site: Membership, cuts: list[int]
+) -> None:
+    """Where the network cuts the stream makes no difference."""
+    open_round = collecting(federation)
+    accepted = take(federation, seal(site), open_round, cuts=cuts)
+    assert (accepted.samples, accepted.again) == (7, False)
+    update = open_round.round.updates[str(site.identity.id)]
+    assert isinstance(update.delta, dict)
+    assert all((update.delta[name] == DELTA[name]).all() for name in DELTA)
+
+
+def test_garbage_under_a_copied_prologue_does_not_block_its_owner(federation: Federation, site: Membership) -> None:
+    """Who copied a prologue can send garbage behind it as often as he likes; the owner's upload is taken after."""
+    open_round = collecting(federation)
+    good = seal(site)
+    prologue, rest = decode_prologue(good)
+    for _ in range(MAX_RESERVATIONS + 2):
+        with pytest.raises(MessageError, match=r"body|chunk|authentic") as caught:
+            take(federation, prologue.raw + bytes(len(rest)), open_round)
+        assert caught.value.reason == "bad_body"
+    assert open_round.round.updates == {}
+    assert take(federation, good, open_round).samples == 7
+
+
+@pytest.mark.parametrize("samples", ["", "0", "-1", "1.5", "1e3", "٣", "9" * 19, "1000001", " 1", "+1"])
+def test_a_number_of_samples_that_is_none_or_above_the_cap(
+    federation: Federation, site: Membership, samples: str
+) -> None:
+    """The weight of an update is a whole number from 1 to the roster's cap, in plain digits."""
+    with pytest.raises(RoundError, match="samples") as caught:
+        take(federation, seal(site, metadata={"samples": samples}), collecting(federation))
+    assert caught.value.reason == "bad_samples"
+
+
+def test_an_update_without_samples_is_refused(federation: Federation, site: Membership) -> None:
+    """No number of samples is no weight of one."""
+    with pytest.raises(RoundError, match="no number of samples"):
+        take(federation, seal(site, metadata={}), collecting(federation))
+
+
+@pytest.mark.parametrize(
+    ("delta", "reason"),
+    [
+        (DELTA | {"w": np.full((2, 3), np.inf, np.float32)}, "not_finite"),
+        (DELTA | {"w": np.ones((6,), np.float32)}, "wrong_shape"),
+        (DELTA | {"w": np.ones((2, 3), np.int32)}, "wrong_dtype"),
+        ({"w": DELTA["w"]}, "wrong_names"),
+        (list(DELTA.values()), "wrong_names"),
+    ],
+)
+def test_deltas_that_do_not_fit_the_model(federation: Federation, site: Membership, delta: Any, reason: str) -> None:
+    """Shape, type, names, form and finiteness are checked against the base model, and the place is given back."""
+    open_round = collecting(federation)
+    with pytest.raises(RoundError) as caught:
+        take(federation, seal(site, delta), open_round)
+    assert caught.value.reason == reason
+    assert take(federation, seal(site), open_round).samples == 7
+
+
+def test_a_suite_outside_the_policy_is_refused(federation: Federation, site: Membership) -> None:
+    """An envelope of another level's suite gets no further than its prologue."""
+    open_round = collecting(federation)
+    lower = replace(open_round.round.terms, suite="pqfl/v1/mlkem768x25519-mldsa44")
+    with pytest.raises(MessageError) as caught:
+        take(federation, seal(site), Collecting(Round(lower), KEY, MODEL))
+    assert caught.value.reason == "wrong_suite"
+    strict = Intake(
+        membership(federation, federation.site("bank-a")).roster, for_level("cnsa2"), lambda: NOW, Stopwatch()
+    )
+    with pytest.raises(PolicyError, match="cnsa2"):
+        asyncio.run(strict.take(upload(seal(site)), open_round))
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_an_announced_length_that_does_not_fit_is_refused_at_once(
+    federation: Federation, site: Membership, difference: int
+) -> None:
+    """A wrong Content-Length is refused before the body is read."""
+    data = seal(site)
+    with pytest.raises(MessageError) as caught:
+        take(federation, data, collecting(federation), length_bytes=len(data) + difference)
+    assert caught.value.reason == ("truncated" if difference < 0 else "excess")
+
+
+def test_an_envelope_cut_anywhere_is_truncated(federation: Federation, site: Membership) -> None:
+    """Ending after the prologue, within it, or within the body is the same refusal."""
+    data = seal(site)
+    prologue, _ = decode_prologue(data)
+    for end in (0, 3, 10, len(prologue.raw) - 1, len(prologue.raw), len(prologue.raw) + 1, len(data) - 1):
+        with pytest.raises(MessageError) as caught:
+            take(federation, data[:end], collecting(federation))
+        assert caught.value.reason == "truncated"
+
+
+def test_the_round_closing_while_the_body_arrives_refuses_the_update(federation: Federation, site: Membership) -> None:
+    """An upload that was admitted in time but completed too late is not counted."""
+    open_round = collecting(federation)
+    data = seal(site)
+    prologue, _ = decode_prologue(data)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield data[: len(prologue.raw)]
+        open_round.round.move(Move.SHORT_AT_DEADLINE)
+        yield data[len(prologue.raw) :]
+
+    late = Upload(3, prologue.header.envelope_id, None, body())
+    with pytest.raises(RoundError) as caught:
+        asyncio.run(intake(federation).take(late, open_round))
+    assert caught.value.reason == "closed"
+    assert open_round.round.state is State.FAILED
+    assert open_round.round.updates == {}
+
+
+def test_bytes_behind_the_end_are_refused(federation: Federation, site: Membership) -> None:
+    """A stream that goes on behind the envelope's end is refused at the first byte too many."""
+    with pytest.raises(MessageError) as caught:
+        take(federation, seal(site) + b"x", collecting(federation), cuts=[9000])
+    assert caught.value.reason == "excess"
+
+
+@given(data=st.binary(max_size=400))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_bytes_are_refused_by_an_error_of_ours(federation: Federation, data: bytes) -> None:
+    """Noise on the update path is a ``MessageError``, whatever it looks like."""
+    with pytest.raises(MessageError):
+        take(federation, data, collecting(federation))

@@ -1,0 +1,79 @@
+"""Membership: identity, certificate and roster have to agree, and each disagreement names its file."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.spiffe import Role
+from tests.support.pki import Federation, make_federation
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
+
+
+def test_a_member_knows_itself_and_the_others(federation: Federation) -> None:
+    """The own entry, the policy of the roster's level, and the members of each role."""
+    member = load_membership(federation.site("bank-a"), federation.ca_pem, federation.roster, role=Role.SITE)
+    assert str(member.party.id) == federation.site_uri("bank-a")
+    assert member.policy.name == "high-2026"
+    assert [party.id.name for party in member.parties(Role.SITE)] == ["bank-a", "bank-b"]
+    assert [party.id.name for party in member.parties(Role.AGGREGATOR)] == ["main"]
+
+
+def test_another_role_is_refused(federation: Federation) -> None:
+    """A site's identity does not run an aggregator."""
+    with pytest.raises(ConfigurationError, match="no aggregator") as caught:
+        load_membership(federation.site("bank-a"), federation.ca_pem, federation.roster, role=Role.AGGREGATOR)
+    assert caught.value.reason == "wrong_role"
+
+
+def test_a_roster_without_us_is_refused(federation: Federation, tmp_path: Path) -> None:
+    """A roster that was signed before we were admitted names itself and what to do."""
+    earlier = tmp_path / "roster.json"
+    shutil.copy(federation.roster, earlier)
+    federation.authority.issue(profile="site", name="bank-z", out=tmp_path / "bank-z")
+    with pytest.raises(ConfigurationError, match="get the current roster") as caught:
+        load_membership(tmp_path / "bank-z", federation.ca_pem, earlier, role=Role.SITE)
+    assert caught.value.reason == "not_in_roster"
+    assert str(earlier) in str(caught.value)
+
+
+def test_a_roster_of_another_root_is_refused(federation: Federation, tmp_path: Path) -> None:
+    """A roster counts only when the root in our own ca.pem signed it."""
+    other = make_federation(tmp_path, sites=("bank-a",))
+    with pytest.raises(MessageError) as caught:
+        load_membership(federation.site("bank-a"), federation.ca_pem, other.roster, role=Role.SITE)
+    assert caught.value.reason == "unknown_signer"
+
+
+def test_a_signing_certificate_of_another_authority_is_refused(federation: Federation, tmp_path: Path) -> None:
+    """The same names under another authority are nobody here."""
+    other = make_federation(tmp_path, sites=("bank-a",))
+    with pytest.raises(ConfigurationError, match=r"signing\.pem") as caught:
+        load_membership(other.site("bank-a"), federation.ca_pem, federation.roster, role=Role.SITE)
+    assert caught.value.reason == "untrusted"
+
+
+def test_an_expired_signing_certificate_is_refused(federation: Federation) -> None:
+    """What was valid when it was made is not valid for ever."""
+    later = datetime.now(UTC) + timedelta(days=91)
+    with pytest.raises(ConfigurationError, match=r"signing\.pem") as caught:
+        load_membership(
+            federation.site("bank-a"), federation.ca_pem, federation.roster, role=Role.SITE, now=later
+        )  # fmt: skip
+    assert caught.value.reason == "expired"
+
+
+def test_a_roster_older_than_one_seen_is_refused(federation: Federation) -> None:
+    """Going back to an earlier roster would let in who has left."""
+    with pytest.raises(MessageError) as caught:
+        load_membership(
+            federation.site("bank-a"), federation.ca_pem, federation.roster, role=Role.SITE, at_least_number=1000
+        )  # fmt: skip
+    assert caught.value.reason == "stale_roster"

@@ -1,0 +1,208 @@
+"""A site's judgement: which round documents and models it accepts, and what it refuses to send."""
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema, sign_round_document
+from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.opening import open_weights
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
+from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
+from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
+from pqfl_transport.participant import Participant, RoundInfo
+from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.spiffe import Role
+from tests.support.pki import Federation, make_federation
+from tests.support.rounds import MODEL, membership, participant
+
+NOW = 1000.0
+NONCE = secrets.token_hex(16)
+SUITE = "pqfl/v1/mlkem768x25519-mldsa65"
+ROUND_KEY = ReceivingKey.generate("ML-KEM-768+X25519")
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
+
+
+@pytest.fixture(scope="module")
+def hub(federation: Federation) -> Membership:
+    return membership(federation, federation.aggregator, Role.AGGREGATOR)
+
+
+@pytest.fixture
+def site(federation: Federation) -> Participant:
+    return participant(federation, "bank-a")
+
+
+def document(**changes: Any) -> RoundDocument:
+    good = RoundDocument(
+        nonce=NONCE, aggregator="spiffe://fed/aggregator/main", federation="fed", round=3,
+        state=RoundState.COLLECTING, suite=SUITE, challenge=b"c" * 32, receiving_key=ROUND_KEY.public.to_bytes(),
+        model_version=2, model_digest=model_digest(MODEL), schema=tuple(TensorSchema(*row) for row in schema(MODEL)),
+        plaintext_bytes=TensorLayout.of(MODEL).total_bytes, quorum=1, deadline=2000, not_after=2060, roster_number=4,
+    )  # fmt: skip
+    return replace(good, **changes)
+
+
+def judged(site: Participant, hub: Membership, **changes: Any) -> RoundInfo:
+    return site.judge(sign_round_document(document(**changes), hub.identity.key), NONCE, NOW)
+
+
+def sealed_model(hub: Membership, model: Any = None, key: SigningKey | None = None, **changes: Any) -> bytearray:
+    parameters = EnvelopeParameters(
+        suite=SUITE, federation="fed", sender="spiffe://fed/aggregator/main", direction="model", round=2,
+        base_model_digest=model_digest(MODEL), trailer=True,
+    )  # fmt: skip
+    recipients = [RecipientKey.from_bytes(party.receiving_key) for party in hub.parties(Role.SITE)]
+    weights = MODEL if model is None else model
+    return seal_weights(weights, replace(parameters, **changes), recipients, key or hub.identity.key)
+
+
+def test_a_good_document_is_accepted(site: Participant, hub: Membership) -> None:
+    """Number, state and version are those of the document, and the round counts as seen."""
+    info = judged(site, hub)
+    assert (info.number, info.state, info.model_version, info.is_finished) == (3, RoundState.COLLECTING, 2, False)
+    assert site.seen_round == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "reason"),
+    [
+        ({"nonce": "0" * 32}, MessageError, "replayed"),
+        ({"aggregator": "spiffe://fed/aggregator/other"}, MessageError, "wrong_aggregator"),
+        ({"federation": "other"}, MessageError, "wrong_federation"),
+        ({"suite": "pqfl/v1/mlkem768x25519-mldsa44"}, PolicyError, "content_suite"),
+        ({"not_after": 999}, RoundError, "expired"),
+        ({"round": 2}, RoundError, "stale"),
+        ({"challenge": b"", "receiving_key": b""}, MessageError, "malformed"),
+    ],
+)
+def test_documents_that_are_refused(
+    site: Participant, hub: Membership, changes: dict[str, Any], kind: type[PqflError], reason: str
+) -> None:
+    """Replayed, of another aggregator or federation, outside the policy, past its end, older than one seen."""
+    site.seen_round = 3
+    with pytest.raises(kind) as caught:
+        judged(site, hub, **changes)
+    assert caught.value.reason == reason
+    assert site.seen_round == 3
+
+
+def test_a_document_that_a_site_signed_is_refused(site: Participant, federation: Federation) -> None:
+    """Another member of the federation cannot open rounds."""
+    other = membership(federation, federation.site("bank-b"))
+    with pytest.raises(MessageError) as caught:
+        site.judge(sign_round_document(document(), other.identity.key), NONCE, NOW)
+    assert caught.value.reason == "unknown_signer"
+
+
+def test_the_model_of_the_document_is_opened(site: Participant, hub: Membership) -> None:
+    """What comes back is the model, array by array."""
+    weights = site.open_model(sealed_model(hub), judged(site, hub))
+    assert isinstance(weights, dict)
+    assert all((weights[name] == MODEL[name]).all() for name in MODEL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"sender": "spiffe://fed/site/bank-b"}, "wrong_sender"),
+        ({"direction": "update"}, "wrong_direction"),
+        ({"federation": "other"}, "wrong_federation"),
+        ({"round": 1}, "wrong_version"),
+        ({"model": {"w": MODEL["w"] + 1, "b": MODEL["b"]}}, "wrong_model"),
+        ({"model": {"w": np.zeros(10_000)}}, "too_large"),
+        ({"key": SigningKey.generate("ML-DSA-65")}, "wrong_sender_key"),
+    ],
+)
+def test_models_that_are_refused(site: Participant, hub: Membership, changes: dict[str, Any], reason: str) -> None:
+    """A model of another sender, kind, version, digest, size or key is not used."""
+    with pytest.raises(MessageError) as caught:
+        site.open_model(sealed_model(hub, **changes), judged(site, hub))
+    assert caught.value.reason == reason
+
+
+def test_another_site_cannot_forge_the_model_it_shares_the_key_of(site: Participant, hub: Membership) -> None:
+    """A body changed by another recipient does not fit the aggregator's trailer, and nothing of it comes out."""
+    envelope = sealed_model(hub)
+    envelope[-1] ^= 1
+    with pytest.raises(MessageError) as caught:
+        site.open_model(envelope, judged(site, hub))
+    assert caught.value.reason == "bad_trailer"
+
+
+def test_an_update_is_the_delta_sealed_to_the_round(site: Participant, hub: Membership, federation: Federation) -> None:
+    """Only the round's key opens it; inside are the change and the number of samples."""
+    info = judged(site, hub)
+    update = site.seal_update(info, MODEL, {name: array + 2 for name, array in MODEL.items()}, 12)
+    prologue, _ = decode_prologue(update.envelope)
+    assert (prologue.header.challenge, prologue.header.not_after) == (b"c" * 32, 2060)
+    assert (update.envelope_id, update.prologue_digest) == (prologue.header.envelope_id, prologue.digest)
+    sender = hub.roster.party(federation.site_uri("bank-a"))
+    opened = open_weights(
+        update.envelope, receiving_key=ROUND_KEY, sender_key=sender.signing_key, policy=site.member.policy
+    )
+    assert opened.metadata == {"samples": "12"}
+    assert isinstance(opened.weights, dict)
+    assert all((opened.weights[name] == 2).all() for name in MODEL)
+
+
+@pytest.mark.parametrize(
+    ("new", "samples", "reason"),
+    [
+        ({"w": MODEL["w"]}, 1, "wrong_names"),
+        ({"w": MODEL["w"].T, "b": MODEL["b"]}, 1, "wrong_shape"),
+        ({"w": MODEL["w"].astype(np.float64), "b": MODEL["b"]}, 1, "wrong_dtype"),
+        ({"w": MODEL["w"] * np.nan, "b": MODEL["b"]}, 1, "not_finite"),
+        (MODEL, 0, "bad_samples"),
+        (MODEL, 1_000_001, "bad_samples"),
+        (MODEL, 1.5, "bad_samples"),
+        (MODEL, None, "bad_samples"),
+    ],
+)
+def test_what_would_be_refused_is_not_sent(
+    site: Participant, hub: Membership, new: Any, samples: Any, reason: str
+) -> None:
+    """A wrong shape, type or number fails at the site, with the tensor's name, before anything is sealed."""
+    with pytest.raises(RoundError) as caught:
+        site.seal_update(judged(site, hub), MODEL, new, samples)
+    assert caught.value.reason == reason
+
+
+def test_numpy_integers_count_as_samples(site: Participant, hub: Membership) -> None:
+    """``len`` of an array and ``array.sum()`` are both numbers of samples."""
+    assert site.seal_update(judged(site, hub), MODEL, MODEL, np.int64(5)).round_number == 3  # type: ignore[arg-type]
+
+
+def test_a_receiving_key_that_the_roster_does_not_list_is_refused(federation: Federation) -> None:
+    """A site whose receiving key was exchanged would not be able to open the model: it learns that at its start."""
+    member = membership(federation, federation.site("bank-a"))
+    with pytest.raises(ConfigurationError) as caught:
+        Participant(member, ReceivingKey.generate("ML-KEM-768+X25519"))
+    assert caught.value.reason == "key_mismatch"
+
+
+def test_several_aggregators_have_to_be_told_apart(federation: Federation, tmp_path_factory: Any) -> None:
+    """With two aggregators in the roster the site has to name one, and then only that one counts."""
+    folder = tmp_path_factory.mktemp("two")
+    two = make_federation(folder, sites=("bank-a",))
+    two.authority.issue(profile="aggregator", name="second", out=folder / "second")
+    with pytest.raises(ConfigurationError, match="aggregator/second"):
+        participant(two, "bank-a")
+    key = ReceivingKey.from_pem((two.site("bank-a") / "receiving.key").read_bytes())
+    named = Participant(
+        membership(two, two.site("bank-a")), key, aggregator="spiffe://fed/aggregator/second"
+    )  # fmt: skip
+    first = membership(two, two.aggregator, Role.AGGREGATOR)
+    with pytest.raises(MessageError) as caught:
+        named.judge(sign_round_document(document(), first.identity.key), NONCE, NOW)
+    assert caught.value.reason == "unknown_signer"
+    del federation
