@@ -22,7 +22,7 @@ from pqfl_transport.pki.documents import (
     require_fields,
     sign_document,
 )
-from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level
 
 _WHERE = DocumentKind.ROSTER.tag
@@ -154,6 +154,10 @@ def _encode_party(party: Party) -> dict[str, Any]:
 
 def _decode(payload: Mapping[str, Any]) -> Roster:
     fields = require_fields(payload, _ROSTER_FIELDS, _WHERE)
+    try:
+        require_label("federation", fields["federation"])
+    except CertificateError as error:
+        raise _malformed(str(error)) from error
     _require_range("number", fields["number"], 1, _MAX_NUMBER)
     _require_range("issued_at", fields["issued_at"], 0, _MAX_NUMBER)
     level = _decode_level(fields["level"])
