@@ -71,12 +71,15 @@ def read_public(path: Path, *, max_bytes: int = chain.MAX_PEM_BYTES) -> bytes:
 
 
 def write_secret(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file of mode 0600, whole or not at all. An existing one is refused unless ``overwrite``."""
+    """Write a file of mode 0600, whole or not at all. An existing one is refused unless ``overwrite``.
+
+    Raises ``ConfigurationError`` naming the file: ``exists``, ``not_writable``.
+    """
     _write(path, data, _SECRET_MODE, overwrite=overwrite)
 
 
 def write_public(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Write a file of mode 0644, whole or not at all; an existing one is replaced."""
+    """Write a file of mode 0644, whole or not at all; an existing one is replaced. Raises as ``write_secret`` does."""
     _write(path, data, _PUBLIC_MODE, overwrite=overwrite)
 
 
@@ -193,7 +196,11 @@ def _read(descriptor: int, path: Path, max_bytes: int) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int, *, overwrite: bool) -> None:
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        # Told of the file that was asked for: nobody knows the temporary one.
+        raise ConfigurationError(f"{path}: cannot be made: {error.strerror}", reason="not_writable") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)

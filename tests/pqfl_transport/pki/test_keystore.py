@@ -1,0 +1,277 @@
+"""The key store: secrets that others can read are refused, files are written whole or not at all."""
+
+import os
+import shutil
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from tests.support import pki
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> pki.Federation:
+    """A federation with one site."""
+    return pki.make_federation(tmp_path_factory.mktemp("fed"), sites=["hospital-north"])
+
+
+@pytest.fixture
+def identity(federation: pki.Federation, tmp_path: Path) -> Path:
+    """A copy of the site's identity folder, to be damaged."""
+    return Path(shutil.copytree(federation.site("hospital-north"), tmp_path / "identity"))
+
+
+def refusal(path: Path, error: pytest.ExceptionInfo[ConfigurationError]) -> str:
+    """The reason of an error, which names the file."""
+    assert str(path) in str(error.value)
+    return error.value.reason
+
+
+def test_secrets_come_back_and_are_their_owners_alone(tmp_path: Path) -> None:
+    """A secret is written with mode 0600 whatever the umask, and read back."""
+    path = tmp_path / "a.key"
+    before = os.umask(0)
+    try:
+        keystore.write_secret(path, b"secret")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert keystore.read_secret(path) == b"secret"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o620, 0o610, 0o601, 0o777], ids=oct)
+def test_a_loose_key_file_is_refused_with_the_command_that_mends_it(tmp_path: Path, mode: int) -> None:
+    """Any permission of group or others refuses a private key: whoever could read it may have."""
+    path = tmp_path / "tls.key"
+    path.write_bytes(b"secret")
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"chmod 600 {path}") as caught:
+        keystore.read_secret(path)
+    assert refusal(path, caught) == "loose_permissions"
+    path.chmod(0o400)
+    assert keystore.read_secret(path) == b"secret"
+
+
+def test_a_link_to_a_loose_file_is_as_loose(tmp_path: Path) -> None:
+    """What counts is the file that is read and not the name it is read by."""
+    (tmp_path / "loose").write_bytes(b"secret")
+    (tmp_path / "loose").chmod(0o644)
+    (tmp_path / "tls.key").symlink_to("loose")
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.read_secret(tmp_path / "tls.key")
+    assert refusal(tmp_path / "tls.key", caught) == "loose_permissions"
+
+
+@pytest.mark.parametrize("read", [keystore.read_secret, keystore.read_public])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, read: object) -> None:
+    """A missing file, a folder, a FIFO that nobody writes to, a device and a loop of links are all refused by name."""
+    assert callable(read)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    (tmp_path / "loop").symlink_to("loop")
+    cases = {"none": "missing", "folder": "unreadable", "fifo": "unreadable", "loop": "unreadable"}
+    for path, reason in [(tmp_path / name, reason) for name, reason in cases.items()] + [
+        (Path("/dev/null"), "unreadable"),
+        (tmp_path / ("x" * 300), "unreadable"),
+    ]:
+        with pytest.raises(ConfigurationError) as caught:
+            read(path)
+        assert refusal(path, caught) == reason
+
+
+def test_sizes_are_capped(tmp_path: Path) -> None:
+    """A file larger than anything it can be is not read into memory."""
+    path = tmp_path / "large"
+    keystore.write_secret(path, bytes(keystore.MAX_SECRET_BYTES))
+    assert len(keystore.read_secret(path)) == keystore.MAX_SECRET_BYTES
+    keystore.write_secret(path, bytes(keystore.MAX_SECRET_BYTES + 1), overwrite=True)
+    for read in (lambda: keystore.read_secret(path), lambda: keystore.read_public(path, max_bytes=10)):
+        with pytest.raises(ConfigurationError) as caught:
+            read()
+        assert refusal(path, caught) == "too_large"
+
+
+def test_a_secret_is_not_overwritten_unless_told(tmp_path: Path) -> None:
+    """The old key stays and no temporary file is left."""
+    path = tmp_path / "a.key"
+    keystore.write_secret(path, b"old")
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.write_secret(path, b"new")
+    assert refusal(path, caught) == "exists"
+    assert path.read_bytes() == b"old"
+    keystore.write_secret(path, b"new", overwrite=True)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_dangling_link_counts_as_existing(tmp_path: Path) -> None:
+    """A new key is never written through a link that somebody laid."""
+    (tmp_path / "a.key").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.write_secret(tmp_path / "a.key", b"new")
+    assert caught.value.reason == "exists"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_public_file_is_replaced_and_readable(tmp_path: Path) -> None:
+    """Public files have mode 0644 and are exchanged in one step."""
+    path = tmp_path / "ca.pem"
+    for data in (b"one", b"two"):
+        keystore.write_public(path, data)
+        assert path.read_bytes() == data
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.write_public(path, b"three", overwrite=False)
+    assert refusal(path, caught) == "exists"
+
+
+@pytest.mark.parametrize("step", ["fsync", "fchmod", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A full disk at any step: the old content is there, no temporary file is."""
+    path = tmp_path / "roster.json"
+    keystore.write_public(path, b"old")
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if step == "replace":
+        monkeypatch.setattr(Path, step, fail)
+    else:
+        monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space left"):
+        keystore.write_public(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_told_by_the_files_name(tmp_path: Path) -> None:
+    """The message names the file that was asked for and not a temporary one."""
+    path = tmp_path / "nowhere" / "a.key"
+    with pytest.raises(ConfigurationError, match=r"a\.key: cannot be made: No such file or directory") as caught:
+        keystore.write_secret(path, b"secret")
+    assert refusal(path, caught) == "not_writable"
+
+
+def test_a_signing_identity_is_id_key_and_certificate(federation: pki.Federation, identity: Path) -> None:
+    """The folder's signing.pem and signing.key belong together and name the site."""
+    loaded = keystore.load_signing_identity(identity)
+    assert str(loaded.id) == federation.site_uri("hospital-north")
+    assert loaded.key.verifying_key == chain.verifying_key(loaded.certificate)
+
+
+def test_a_key_that_does_not_fit_is_refused(identity: Path) -> None:
+    """Another ML-DSA key beside the certificate, be it the TLS key of the same folder, is found before it signs."""
+    (identity / "signing.key").write_bytes((identity / "tls.key").read_bytes())
+    with pytest.raises(ConfigurationError, match=r"is not the private key of .*signing\.pem") as caught:
+        keystore.load_signing_identity(identity)
+    assert refusal(identity / "signing.key", caught) == "key_mismatch"
+
+
+def test_a_tls_certificate_signs_nothing(identity: Path) -> None:
+    """TLS certificate and key in the place of the signing ones are refused for their usage."""
+    for kind in ("pem", "key"):
+        (identity / f"signing.{kind}").write_bytes((identity / f"tls.{kind}").read_bytes())
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.load_signing_identity(identity)
+    assert refusal(identity / "signing.pem", caught) == "bad_usage"
+
+
+@pytest.mark.parametrize(("days", "reason"), [(-1, "not_yet_valid"), (91, "expired")])
+def test_a_signing_certificate_has_to_be_valid_now(identity: Path, days: int, reason: str) -> None:
+    """Neither a future nor a past certificate is used to sign."""
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.load_signing_identity(identity, now=datetime.now(UTC) + timedelta(days=days))
+    assert refusal(identity / "signing.pem", caught) == reason
+
+
+@pytest.mark.parametrize("name", ["signing.pem", "signing.key"])
+def test_a_missing_file_of_an_identity_is_named(identity: Path, name: str) -> None:
+    """A gateway's folder, say, has no signing identity; the message says which file is missing."""
+    (identity / name).unlink()
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.load_signing_identity(identity)
+    assert refusal(identity / name, caught) == "missing"
+
+
+def classical_key() -> bytes:
+    """An ECDSA private key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [b"", b"not PEM", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", classical_key()],
+    ids=["empty", "text", "garbage", "ECDSA"],
+)
+def test_what_is_no_ml_dsa_key_is_refused_by_file(tmp_path: Path, pem: bytes) -> None:
+    """Garbage and classical keys are refused with the name of the file."""
+    path = tmp_path / "signing.key"
+    keystore.write_secret(path, pem)
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.load_signing_key(path)
+    assert refusal(path, caught) == "bad_key"
+
+
+def test_an_encrypted_key_is_refused(tmp_path: Path) -> None:
+    """A key under a passphrase cannot be used without one, and is told so."""
+    path = tmp_path / "signing.key"
+    key = SigningKey.generate("ML-DSA-65").pyca_key
+    keystore.write_secret(
+        path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase"))
+    )
+    with pytest.raises(ConfigurationError, match="unencrypted") as caught:
+        keystore.load_signing_key(path)
+    assert refusal(path, caught) == "bad_key"
+
+
+def test_anchors_hold_a_root(federation: pki.Federation, tmp_path: Path) -> None:
+    """ca.pem gives root and issuing certificate; a file without an ML-DSA root is refused by name."""
+    anchors = keystore.load_anchors(federation.ca_pem)
+    assert len(anchors) == 2
+    (root,) = keystore.root_keys(anchors)
+    assert root.algorithm == "ML-DSA-87"
+    classical = pki.classical(federation, tmp_path / "classical") / "ca.pem"
+    for path in (federation.ca / "issuing.pem", classical):
+        with pytest.raises(ConfigurationError) as caught:
+            keystore.load_anchors(path)
+        assert refusal(path, caught) == "no_root"
+
+
+def test_a_malformed_certificate_file_is_named(identity: Path) -> None:
+    """Whichever loader meets garbage says in which file."""
+    path = identity / "signing.pem"
+    path.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    for load in (keystore.load_anchors, keystore.load_certificate, keystore.load_signing_certificate):
+        with pytest.raises(ConfigurationError) as caught:
+            load(path)
+        assert refusal(path, caught) == "malformed"
+
+
+def test_a_roster_file_is_verified_and_named(federation: pki.Federation, tmp_path: Path) -> None:
+    """The roster's own refusals carry the name of the file."""
+    roots = keystore.root_keys(keystore.load_anchors(federation.ca_pem))
+    roster = keystore.load_roster(federation.roster, roots, federation="fed")
+    assert federation.site_uri("hospital-north") in roster.parties
+    forged = tmp_path / "roster.json"
+    forged.write_bytes(federation.roster.read_bytes().replace(b"hospital-north", b"hospital-souht"))
+    cases = {"bad_signature": (forged, roots, 0), "unknown_signer": (federation.roster, [], 0)}
+    cases["stale_roster"] = (federation.roster, roots, roster.number + 1)
+    for reason, (path, keys, number) in cases.items():
+        with pytest.raises(MessageError) as caught:
+            keystore.load_roster(path, keys, at_least_number=number)
+        assert caught.value.reason == reason
+        assert str(caught.value).startswith(str(path))
+    with pytest.raises(ConfigurationError) as missing:
+        keystore.load_roster(tmp_path / "none.json", roots)
+    assert missing.value.reason == "missing"
