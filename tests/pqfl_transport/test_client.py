@@ -1,0 +1,270 @@
+"""A site in whole runs, against a real aggregator on a real port."""
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pqfl_transport.client import BlockingFederatedClient, FederatedClient, RoundInfo
+from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from tests.support.pki import Federation, make_federation
+from tests.support.rounds import MODEL, aggregator, current_round, make_update, participant, put
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
+
+
+def client(federation: Federation, url: str, name: str = "bank-a", **options: Any) -> FederatedClient:
+    return FederatedClient(
+        url, identity_dir=federation.site(name), roster_path=federation.roster, **{"retry_seconds": 5} | options
+    )  # fmt: skip
+
+
+def add(change: float, samples: int) -> Any:
+    def train(weights: Any, _round: RoundInfo) -> Any:
+        return {name: array + array.dtype.type(change) for name, array in weights.items()}, samples
+
+    return train
+
+
+def test_two_sites_run_all_rounds_and_agree(federation: Federation, tmp_path: Path) -> None:
+    """After three rounds both hold the same model: the start plus the weighted changes of every round."""
+
+    async def take_part(url: str, name: str, change: float, samples: int) -> Any:
+        async with client(federation, url, name) as site:
+            final = await site.run(add(change, samples))
+            assert site.report.rounds_submitted == 3
+            assert site.report.rounds_missed == 0
+            assert site.report.bytes_sent > 0
+            assert site.report.crypto_seconds > 0
+            return final
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, count=3, quorum=2) as hub:
+            finals = await asyncio.gather(
+                take_part(hub.url, "bank-a", 1.0, 10), take_part(hub.url, "bank-b", 5.0, 30)
+            )  # fmt: skip
+            for final in finals:
+                assert all(np.allclose(final[name], array + 12.0) for name, array in MODEL.items())
+                assert [array.dtype for array in final.values()] == [array.dtype for array in MODEL.values()]
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_lists_come_back_as_lists_and_training_may_write_in_place(federation: Federation, tmp_path: Path) -> None:
+    """A model that is a list stays one, and ``+=`` on what was given is a delta all the same."""
+    model = [np.zeros(4, np.float32), np.ones((2, 2), np.int64)]
+
+    def train(weights: Any, _round: RoundInfo) -> Any:
+        for array in weights:
+            array += 3
+        return weights, 1
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, model=model) as hub:
+            # The other site stays away: the round closes at its deadline with the quorum of one.
+            hub.engine._sites = hub.engine._sites[:1]
+            async with client(federation, hub.url) as site:
+                final = await site.run(train)
+            assert isinstance(final, list)
+            assert all((got == start + 3).all() for got, start in zip(final, model, strict=True))
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_training_can_be_a_coroutine_and_runs_off_the_loop_otherwise(federation: Federation, tmp_path: Path) -> None:
+    """A function runs in a thread of its own, a coroutine function on the loop."""
+    threads = []
+
+    async def train(weights: Any, _round: RoundInfo) -> Any:
+        await asyncio.sleep(0)
+        threads.append(threading.current_thread())
+        return weights, 1
+
+    def blocking(weights: Any, _round: RoundInfo) -> Any:
+        threads.append(threading.current_thread())
+        return weights, 1
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2) as hub:
+            async with client(federation, hub.url) as one, client(federation, hub.url, "bank-b") as two:
+                await asyncio.gather(one.run(train), two.run(blocking))
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert threading.main_thread() in threads
+    assert any(thread is not threading.main_thread() for thread in threads)
+
+
+def test_a_round_opened_again_is_not_trained_again(federation: Federation, tmp_path: Path) -> None:
+    """When the quorum was missed, the next attempt gets the same change, sealed anew to its own key."""
+    trained = []
+
+    def train(weights: Any, info: RoundInfo) -> Any:
+        trained.append(info.number)
+        return add(1.0, 5)(weights, info)
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2, attempts=50, deadline_seconds=0.4) as hub:
+            async with client(federation, hub.url) as first, client(federation, hub.url, "bank-b") as second:
+                running = asyncio.create_task(first.run(train))
+                while not [event for event in hub.events("round") if event.get("attempt") == 2]:
+                    await hub.engine.changed()
+                await asyncio.gather(running, second.run(add(1.0, 5)))
+            assert len({event["envelope_id"] for event in hub.events("update")}) == len(hub.events("update")) >= 3
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert trained == [1]
+
+
+def test_an_update_that_comes_too_late_is_missed_and_not_fatal(federation: Federation, tmp_path: Path) -> None:
+    """A site slower than the deadline loses the round, learns it, and goes on."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, deadline_seconds=0.3) as hub:
+            other = participant(federation, "bank-b")
+            async with client(federation, hub.url) as site:
+                info = await site.join()
+                weights: Any = await site.fetch(info)
+                await put(hub.url, make_update(await current_round(hub.url, other), other))
+                while hub.engine.progress()["state"] != "finished":
+                    await hub.engine.changed()
+                new, samples = add(1.0, 5)(weights, info)
+                assert await site.submit(info, new, samples) is False
+                assert (site.report.rounds_submitted, site.report.rounds_missed) == (0, 1)
+                assert (await site.join()).is_finished
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_failed_run_is_an_error_and_not_a_wait_for_ever(federation: Federation, tmp_path: Path) -> None:
+    """When the aggregator gave up, joining says so."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2, deadline_seconds=0.3) as hub:
+            async with client(federation, hub.url) as site:
+                await site.run(add(1.0, 1))
+
+    with pytest.raises(RoundError, match="gave up in round 1") as caught:
+        asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert caught.value.reason == "failed"
+
+
+@pytest.mark.parametrize(
+    ("train", "reason"),
+    [
+        (lambda weights, _round: weights, "bad_training"),
+        (lambda weights, _round: (weights, 1, 2), "bad_training"),
+        (lambda weights, _round: (tuple(weights.values()), 1), "bad_training"),
+        (lambda weights, _round: (weights, "many"), "bad_samples"),
+        (lambda weights, _round: ({name: array[:1] for name, array in weights.items()}, 1), "wrong_shape"),
+    ],
+)
+def test_training_that_returns_something_else(federation: Federation, tmp_path: Path, train: Any, reason: str) -> None:
+    """What cannot be submitted is refused at the site, in words about the caller's function."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub, client(federation, hub.url) as site:
+            await site.run(train)
+
+    with pytest.raises(RoundError) as caught:
+        asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert caught.value.reason == reason
+
+
+def test_submitting_what_was_not_fetched_is_a_mistake_of_the_caller(federation: Federation, tmp_path: Path) -> None:
+    """Without the base model there is no delta."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub, client(federation, hub.url) as site:
+            await site.submit(await site.join(), MODEL, 1)
+
+    with pytest.raises(ConfigurationError, match="fetch the model"):
+        asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_the_rounds_seen_are_remembered_across_restarts(federation: Federation, tmp_path: Path) -> None:
+    """With a state file, a second run of rounds that begins at 1 again is taken for the replay that it may be."""
+    state = tmp_path / "state.json"
+
+    async def scenario(folder: Path) -> None:
+        async with aggregator(federation, folder, count=2, quorum=2) as hub:
+            async with (
+                client(federation, hub.url, state_path=state) as site,
+                client(federation, hub.url, "bank-b") as other,
+            ):
+                await asyncio.gather(site.run(add(1.0, 1)), other.run(add(1.0, 1)))
+
+    asyncio.run(asyncio.wait_for(scenario(tmp_path / "one"), 30))
+    assert '"round": 2' in state.read_text()
+    with pytest.raises(RoundError) as caught:
+        asyncio.run(asyncio.wait_for(scenario(tmp_path / "two"), 30))
+    assert caught.value.reason == "stale"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"pqfl": "other/v1", "round": 1, "roster": 1}', '{"round": "1"}'])
+def test_a_damaged_state_file_is_named(federation: Federation, tmp_path: Path, text: str) -> None:
+    """Forgetting silently what was seen would undo what the file is for."""
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"state\.json"):
+        client(federation, "http://127.0.0.1:1", state_path=tmp_path / "state.json")
+
+
+def test_a_damaged_receiving_key_is_named(federation: Federation, tmp_path: Path) -> None:
+    """An identity folder with a wrong receiving key is refused with the file's name."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for name in ("signing.pem", "signing.key", "ca.pem"):
+        (folder / name).write_bytes((federation.site("bank-a") / name).read_bytes())
+    (folder / "signing.key").chmod(0o600)
+    (folder / "receiving.key").touch(mode=0o600)
+    with pytest.raises(ConfigurationError, match=r"receiving\.key"):
+        FederatedClient("http://127.0.0.1:1", identity_dir=folder, roster_path=federation.roster)
+
+
+def test_a_forged_round_document_stops_the_site(federation: Federation, tmp_path: Path) -> None:
+    """An aggregator of the same name under another root is not believed."""
+    other = make_federation(tmp_path / "other", sites=("bank-a", "bank-b"))
+
+    async def scenario() -> None:
+        async with aggregator(other, tmp_path / "hub") as hub, client(federation, hub.url) as site:
+            await site.join()
+
+    with pytest.raises(MessageError) as caught:
+        asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert caught.value.reason == "unknown_signer"
+
+
+def test_the_blocking_client_does_the_same_without_a_loop(federation: Federation, tmp_path: Path) -> None:
+    """A plain program joins, fetches, submits and runs to the end."""
+    ready, stop = threading.Event(), threading.Event()
+    urls: list[str] = []
+
+    async def serve() -> None:
+        async with aggregator(federation, tmp_path, count=2, quorum=2) as hub:
+            urls.append(hub.url)
+            ready.set()
+            async with client(federation, hub.url, "bank-b") as other:
+                await other.run(add(1.0, 1))
+            await asyncio.to_thread(stop.wait, 20)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        with BlockingFederatedClient(
+            urls[0], identity_dir=federation.site("bank-a"), roster_path=federation.roster
+        ) as site:
+            info = site.join()
+            weights: Any = site.fetch(info)
+            assert site.submit(info, *add(1.0, 1)(weights, info)) is True
+            final: Any = site.run(add(1.0, 1))
+            assert site.report.rounds_submitted == 2
+        assert all(np.allclose(final[name], array + 2.0) for name, array in MODEL.items())
+    finally:
+        stop.set()
+        thread.join(20)
