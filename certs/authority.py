@@ -24,13 +24,13 @@ from certs.identity import Identity, make_identity
 from certs.ledger import Entry, read_ledger, write_ledger
 from certs.staging import restored_on_failure, staged_folder
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.profiles import Profile, Usage, find_profile
-from pqfl_transport.pki.roster import Party, Roster, sign_roster
-from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party, Roster, sign_roster
+from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 from pqfl_transport.policy import DEFAULT_LEVEL, Policy, SecurityLevel, for_level
 
 DEFAULT_FEDERATION = "pqfl"
@@ -94,7 +94,11 @@ class Authority:
             raise ConfigurationError(str(error), reason="malformed") from error
         if settings["pqfl"] != _TAG:
             raise ConfigurationError(f"{path}: says {settings['pqfl'][:40]!r} and not {_TAG!r}", reason="malformed")
-        return cls(folder, settings["federation"], for_level(settings["level"]).level)
+        try:
+            require_label("federation", settings["federation"])
+            return cls(folder, settings["federation"], for_level(settings["level"]).level)
+        except (CertificateError, ConfigurationError) as error:
+            raise ConfigurationError(f"{path}: {error}", reason="malformed") from error
 
     @property
     def ca_path(self) -> Path:
@@ -131,11 +135,14 @@ class Authority:
 
         ``days`` is the profile's default unless given, or what remains of the issuer's life where that is less.
         Raises ``ConfigurationError``: ``exists`` (``out`` holds something), ``already_issued``, ``unknown_profile``,
-        ``bad_host``, ``bad_validity``, ``missing`` for a private key that is not in the folder.
+        ``bad_host``, ``bad_validity``, ``bad_weight_cap``, ``missing`` for a private key that is not in the folder;
+        ``CertificateError`` (``bad_name``) for a name outside the grammar.
         """
         now = now or datetime.now(UTC)
         row = find_profile(profile)
         party_id = SpiffeId(self.federation, row.role, name)
+        if not 0 <= weight_cap <= MAX_WEIGHT_CAP:
+            raise ConfigurationError(f"weight cap {weight_cap} is not 0 to {MAX_WEIGHT_CAP}", reason="bad_weight_cap")
         with self._locked():
             ledger = self._ledger_without(party_id)
             issuer = self._issuer("issuing", now)

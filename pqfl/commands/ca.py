@@ -14,6 +14,7 @@ from certs.ledger import Entry, read_ledger
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki.authority import Host, require_host
 from pqfl_transport.pki.profiles import LEAF_DAYS, PROFILES, Usage
+from pqfl_transport.pki.roster import MAX_WEIGHT_CAP
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel
 
@@ -114,7 +115,7 @@ Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --
 )
 @click.option(
     "--weight-cap",
-    type=click.IntRange(1, 2**63 - 1),
+    type=click.IntRange(1, MAX_WEIGHT_CAP),
     metavar="N",
     help=f"Most samples that one update of a site may claim.  [default: {DEFAULT_WEIGHT_CAP}]",
 )

@@ -26,6 +26,7 @@ from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level
 
 _WHERE = DocumentKind.ROSTER.tag
+MAX_WEIGHT_CAP = 2**63 - 1
 _MAX_NUMBER = 2**63 - 1
 _MAX_BITS = 62
 _MAX_CLIP = 1e9
@@ -203,7 +204,7 @@ def _decode_party(item: object, federation: str, level: SecurityLevel) -> Party:
         raise _malformed(f"{party_id}: signing_fingerprint is not that of signing_key")
     if receiving_fingerprint.hex() != fields["receiving_fingerprint"]:
         raise _malformed(f"{party_id}: receiving_fingerprint is not that of receiving_key")
-    _require_range(f"{party_id}: weight_cap", fields["weight_cap"], 0, _MAX_NUMBER)
+    _require_range(f"{party_id}: weight_cap", fields["weight_cap"], 0, MAX_WEIGHT_CAP)
     return Party(party_id, signing_key, receiving_key, receiving_fingerprint, fields["weight_cap"])
 
 
