@@ -61,8 +61,8 @@ def test_lists_come_back_as_lists_and_training_may_write_in_place(federation: Fe
     model = [np.zeros(4, np.float32), np.ones((2, 2), np.int64)]
 
     def train(weights: Any, _round: RoundInfo) -> Any:
-        for array in weights:
-            array += 3
+        for index in range(len(weights)):
+            weights[index] += 3
         return weights, 1
 
     async def scenario() -> None:
@@ -91,9 +91,12 @@ def test_training_can_be_a_coroutine_and_runs_off_the_loop_otherwise(federation:
         return weights, 1
 
     async def scenario() -> None:
-        async with aggregator(federation, tmp_path, quorum=2) as hub:
-            async with client(federation, hub.url) as one, client(federation, hub.url, "bank-b") as two:
-                await asyncio.gather(one.run(train), two.run(blocking))
+        async with (
+            aggregator(federation, tmp_path, quorum=2) as hub,
+            client(federation, hub.url) as one,
+            client(federation, hub.url, "bank-b") as two,
+        ):
+            await asyncio.gather(one.run(train), two.run(blocking))
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
     assert threading.main_thread() in threads
@@ -145,9 +148,11 @@ def test_a_failed_run_is_an_error_and_not_a_wait_for_ever(federation: Federation
     """When the aggregator gave up, joining says so."""
 
     async def scenario() -> None:
-        async with aggregator(federation, tmp_path, quorum=2, deadline_seconds=0.3) as hub:
-            async with client(federation, hub.url) as site:
-                await site.run(add(1.0, 1))
+        async with (
+            aggregator(federation, tmp_path, quorum=2, deadline_seconds=0.3) as hub,
+            client(federation, hub.url) as site,
+        ):
+            await site.run(add(1.0, 1))
 
     with pytest.raises(RoundError, match="gave up in round 1") as caught:
         asyncio.run(asyncio.wait_for(scenario(), 30))
@@ -192,12 +197,12 @@ def test_the_rounds_seen_are_remembered_across_restarts(federation: Federation, 
     state = tmp_path / "state.json"
 
     async def scenario(folder: Path) -> None:
-        async with aggregator(federation, folder, count=2, quorum=2) as hub:
-            async with (
-                client(federation, hub.url, state_path=state) as site,
-                client(federation, hub.url, "bank-b") as other,
-            ):
-                await asyncio.gather(site.run(add(1.0, 1)), other.run(add(1.0, 1)))
+        async with (
+            aggregator(federation, folder, count=2, quorum=2) as hub,
+            client(federation, hub.url, state_path=state) as site,
+            client(federation, hub.url, "bank-b") as other,
+        ):
+            await asyncio.gather(site.run(add(1.0, 1)), other.run(add(1.0, 1)))
 
     asyncio.run(asyncio.wait_for(scenario(tmp_path / "one"), 30))
     assert '"round": 2' in state.read_text()

@@ -24,7 +24,7 @@ async def server(handler: Handler) -> AsyncIterator[str]:
     """A real HTTP server on a loopback port that gives every request to one handler."""
     app = web.Application(client_max_size=1 << 22)
     app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
