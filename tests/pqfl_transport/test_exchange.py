@@ -24,7 +24,7 @@ async def server(handler: Handler) -> AsyncIterator[str]:
     """A real HTTP server on a loopback port that gives every request to one handler."""
     app = web.Application(client_max_size=1 << 22)
     app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -161,12 +161,15 @@ def test_news_come_when_the_state_changes() -> None:
         for state in ("collecting", "collecting", "aggregating"):
             await response.write(b": waiting\n\nevent: round\ndata: " + json.dumps({"state": state}).encode() + b"\n\n")
         # The stream stays open: only what was said can end the wait.
-        await asyncio.Event().wait()
+        await heard.wait()
         return response
+
+    heard = asyncio.Event()
 
     async def scenario() -> None:
         async with server(handler) as url, Exchange(url) as exchange:
             await asyncio.wait_for(exchange.news(3, "collecting"), 10)
+            heard.set()
 
     asyncio.run(scenario())
 
