@@ -155,7 +155,7 @@ def sign_leaf(
     builder = _builder(subject, signer.certificate.subject, key, begin, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(key_usage or _key_usage(is_authority=False), critical=True)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key()), False)
+    builder = builder.add_extension(_key_identifier_of(signer.certificate), critical=False)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
@@ -317,6 +317,15 @@ def _builder(
 
 def _sign(builder: x509.CertificateBuilder, key: PrivateKey) -> x509.Certificate:
     return builder.sign(key, hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None)
+
+
+def _key_identifier_of(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """What a leaf says of its issuer's key: OpenSSL finds no chain where it is not the issuer's own identifier."""
+    try:
+        own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
