@@ -19,11 +19,25 @@ _RESULTS = ("learning-curves.png", "report.json")
 
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """One hospital: its name, where its keys lie, its patients."""
+    """One hospital: its name, where its keys lie, its patients.
+
+    ``sidecar`` and ``client`` under its folder are what its two processes are given: the TLS key for one, the signing
+    and the receiving key with the patients for the other, and to none what it does not need.
+    """
 
     name: str
     folder: Path
     patients: Patients
+
+    @property
+    def sidecar(self) -> Path:
+        """``tls.pem``, ``tls.key``, ``ca.pem``."""
+        return self.folder / "sidecar"
+
+    @property
+    def client(self) -> Path:
+        """``signing.pem``, ``signing.key``, ``receiving.pub``, ``receiving.key``, ``ca.pem``, ``patients.npz``."""
+        return self.folder / "client"
 
     @property
     def uri(self) -> str:
@@ -67,16 +81,24 @@ def set_up(path: Path, *, sites: int, rounds: int, level: str, seed: int) -> Fol
     authority.issue(profile="aggregator", name="main", out=path / "aggregator")
     members = []
     for name, patients in zip(hospitals.names(sites), shares, strict=True):
-        folder = path / "sites" / name
-        authority.issue(profile="site", name=name, out=folder)
-        patients.save(folder / "patients.npz")
-        members.append(Hospital(name, folder, patients))
+        hospital = Hospital(name, path / "sites" / name, patients)
+        authority.issue(profile="site", name=name, out=hospital.client)
+        _hand_to_sidecar(hospital)
+        patients.save(hospital.client / "patients.npz")
+        members.append(hospital)
     held_out.save(path / "held-out.npz")
     start = model.initial(held_out.measurements.shape[1], seed)
     np.savez(path / "initial-model.npz", allow_pickle=False, **start)
     made = Folder(path, tuple(members), held_out, start)
     made.aggregator_config.write_text(_aggregator_config(made, rounds, level))
     return made
+
+
+def _hand_to_sidecar(hospital: Hospital) -> None:
+    hospital.sidecar.mkdir(mode=0o700)
+    shutil.copy(hospital.client / "ca.pem", hospital.sidecar)
+    for name in ("tls.pem", "tls.key"):
+        (hospital.client / name).rename(hospital.sidecar / name)
 
 
 def _clear(path: Path) -> None:

@@ -106,7 +106,7 @@ def _start_gateway(crew: Crew, folder: Folder, aggregator: _Service, level: str)
 
 def _start_sidecar(crew: Crew, hospital: Hospital, gateway: _Service, level: str) -> _Service:
     return _start_proxy(
-        crew, f"sidecar-{hospital.name}", "client", hospital.folder, gateway.address, level,
+        crew, f"sidecar-{hospital.name}", "client", hospital.sidecar, gateway.address, level,
         "--verify-uri", f"spiffe://{FEDERATION}/gateway/hub",
     )  # fmt: skip
 
@@ -151,8 +151,8 @@ def _follow_rounds(
 def _site_arguments(folder: Folder, hospital: Hospital, sidecar: _Service, options: DemoOptions) -> list[str]:
     return [
         "-m", "pqfl.demo.site", "--url", f"http://{sidecar.address}", "--rounds", str(options.rounds),
-        "--identity", str(hospital.folder), "--roster", str(folder.roster), "--ca", str(hospital.folder / "ca.pem"),
-        "--patients", str(hospital.folder / "patients.npz"), "--held-out", str(folder.path / "held-out.npz"),
+        "--identity", str(hospital.client), "--roster", str(folder.roster), "--ca", str(hospital.client / "ca.pem"),
+        "--patients", str(hospital.client / "patients.npz"), "--held-out", str(folder.path / "held-out.npz"),
     ]  # fmt: skip
 
 
