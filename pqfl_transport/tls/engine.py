@@ -18,6 +18,7 @@ An error is final: the same one is raised again by every later call that would n
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.crypto.pyca import Buffer
@@ -209,6 +210,14 @@ class TlsEngine:
         self._require_complete()
         assert self._peer is not None  # noqa: S101
         return self._peer
+
+    @property
+    def peer_certificate_der(self) -> bytes:
+        """The peer's certificate. Raises ``ConfigurationError`` before the handshake is complete."""
+        self._require_complete()
+        leaf = self._link.peer_certificate
+        assert leaf is not None  # noqa: S101 -- no handshake completes without one
+        return leaf.public_bytes(Encoding.DER)
 
     @property
     def peer_closed(self) -> bool:
