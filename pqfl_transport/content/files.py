@@ -89,7 +89,7 @@ def open_file(
 
 
 def load_weights(source: Path) -> dict[str, Array]:
-    """Return all tensors of a plain ``.npz`` or ``.safetensors`` file. Raises ``ConfigurationError`` naming the file."""
+    """Return all tensors of a plain ``.npz`` or ``.safetensors``. Raises ``ConfigurationError`` naming the file."""
     _require_ending(source)
     with _open_source(source) as plain:
         layout = bytearray(plain.total_bytes)
