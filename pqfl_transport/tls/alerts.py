@@ -81,6 +81,7 @@ _ERRORS = MappingProxyType(
         "no application protocol": Failure("protocol", "it shares no application protocol (ALPN) with us"),
         "unexpected eof while reading": Failure("truncated", "it closed the connection without saying so"),
         "decryption failed or bad record mac": Failure("protocol", "a record did not decrypt"),
+        "certificate verify failed": Failure("malformed", "its certificate cannot be read"),
         "digest check failed": Failure("protocol", "its Finished message does not verify"),
         "bad signature": Failure("protocol", "its signature over the handshake does not verify"),
     }
@@ -88,7 +89,7 @@ _ERRORS = MappingProxyType(
 
 # Errors of X.509 verification that OpenSSL turns into the alert that fits (its table in statem_lib.c).
 _CERT_HAS_EXPIRED = 10
-_CERT_REJECTED = 28
+CERT_REJECTED = 28
 _INVALID_PURPOSE = 26
 _CERT_REVOKED = 23
 _UNABLE_TO_GET_ISSUER_CERT_LOCALLY = 20
@@ -109,7 +110,7 @@ _X509_ERRORS = MappingProxyType(
 
 def x509_error(reason: str) -> int:
     """Return the X.509 error that makes OpenSSL send the alert which fits our reason to refuse a certificate."""
-    return _X509_ERRORS.get(reason, _CERT_REJECTED)
+    return _X509_ERRORS.get(reason, CERT_REJECTED)
 
 
 def received_alert(errors: tuple[LibraryError, ...]) -> int | None:

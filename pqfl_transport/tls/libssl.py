@@ -18,6 +18,7 @@ from OpenSSL import SSL, crypto
 
 from pqfl_transport.crypto.pyca import Buffer
 from pqfl_transport.errors import ConfigurationError, PlatformError
+from pqfl_transport.tls import alerts
 from pqfl_transport.tls.alerts import LibraryError
 
 # pyOpenSSL publishes its cffi library under these names only.
@@ -93,7 +94,7 @@ class LinkFactory:
             connection.set_connect_state()
         if server_name is not None:
             connection.set_tlsext_host_name(server_name.encode("ascii"))
-        link = Link(connection, judge, now)
+        link = Link(self, connection, judge, now)
         self._links[link.address] = link
         return link
 
@@ -151,8 +152,13 @@ class LinkFactory:
             return 1
         ssl = _lib.X509_STORE_CTX_get_ex_data(store, _lib.SSL_get_ex_data_X509_STORE_CTX_idx())
         link = self._links[_address(ssl)]
-        leaf = _to_certificate(_lib.X509_STORE_CTX_get0_cert(store), owned=False)
-        verdict = link.judge(leaf, 0 if good else _lib.X509_STORE_CTX_get_error(store))
+        try:
+            leaf = _to_certificate(_lib.X509_STORE_CTX_get0_cert(store), owned=False)
+        except ValueError:
+            # OpenSSL parses some certificates that are none by RFC 5280; nothing may be raised into it from here.
+            verdict = alerts.CERT_REJECTED
+        else:
+            verdict = link.judge(leaf, 0 if good else _lib.X509_STORE_CTX_get_error(store))
         _lib.X509_STORE_CTX_set_error(store, verdict)
         return int(verdict == 0)
 
@@ -185,9 +191,11 @@ class LinkFactory:
 class Link:
     """One ``SSL`` over two memory BIOs. Statuses come back; `errors` holds what a failed call left behind."""
 
-    __slots__ = ("__weakref__", "_connection", "_eof", "_incoming", "_outgoing", "_ssl", "errors", "judge")
+    __slots__ = ("__weakref__", "_connection", "_eof", "_factory", "_incoming", "_outgoing", "_ssl", "errors", "judge")
 
-    def __init__(self, connection: SSL.Connection, judge: Judge, now: datetime) -> None:
+    def __init__(self, factory: LinkFactory, connection: SSL.Connection, judge: Judge, now: datetime) -> None:
+        # The factory's callbacks are called by OpenSSL as long as there is a connection: they must not go before it.
+        self._factory = factory
         self.judge = judge
         self._connection = connection
         self._ssl: Any = connection._ssl  # noqa: SLF001
