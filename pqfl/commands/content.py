@@ -13,6 +13,7 @@ from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.policy import DEFAULT_LEVEL, POLICIES, Policy, SecurityLevel, for_level
 
 T = TypeVar("T")
@@ -80,13 +81,15 @@ def open_command(key_path: Path, sender_path: Path, as_json: bool, source: Path,
     """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds."""
     key = _named(key_path, lambda: ReceivingKey.from_pem(keystore.read_secret(key_path)))
     certificate = _named(sender_path, lambda: chain.load_certificates(keystore.read_public(sender_path)))[0]
+    # Its dates do not count here: what was signed in time stays signed, and is opened years later.
+    _named(sender_path, lambda: chain.require_usage(certificate, Usage.SIGNING))
     sender_key = _named(sender_path, lambda: chain.verifying_key(certificate))
     policy = _policy_for(sender_key.algorithm, key.public)
-    header = _named(source, lambda: open_file(source, target, receiving_key=key, sender_key=sender_key, policy=policy))
-    named = str(chain.spiffe_id(certificate))
-    if header.sender != named:
-        target.unlink(missing_ok=True)
-        raise ConfigurationError(f"{source}: says it is from {header.sender}, {sender_path} is {named}'s")
+    sender = _named(sender_path, lambda: str(chain.spiffe_id(certificate)))
+    header = _named(
+        source,
+        lambda: open_file(source, target, receiving_key=key, sender=sender, sender_key=sender_key, policy=policy),
+    )
     facts = {"file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes}
     _say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
 

@@ -35,11 +35,13 @@ from pqfl_transport.content.tensors import (
     parse_header,
 )
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, VerifyingKey
-from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError
 from pqfl_transport.policy import Policy
 
 MAX_TENSOR_BYTES = 1 << 38
 _ENDINGS = (".npz", ".safetensors")
+# One slice, the chunk that was held back before it, and the tags of all its chunks.
+_BUFFER_BYTES = SLICE_BYTES + 4 * BODY_CHUNK_BYTES
 _NPY = ".npy"
 
 
@@ -62,7 +64,7 @@ def seal_file(
         output = stack.enter_context(staged(target))
         sealer = Sealer(parameters, plain.total_bytes, recipients, signing_key)
         output.write(sealer.prologue.raw)
-        buffer = memoryview(bytearray(SLICE_BYTES + 2 * BODY_CHUNK_BYTES * 2))
+        buffer = memoryview(bytearray(_BUFFER_BYTES))
         for piece in plain.pieces():
             output.write(buffer[: sealer.update_into(piece, buffer)])
         output.write(sealer.finalize())
@@ -70,12 +72,19 @@ def seal_file(
 
 
 def open_file(
-    source: Path, target: Path, *, receiving_key: ReceivingKey, sender_key: VerifyingKey, policy: Policy
+    source: Path, target: Path, *, receiving_key: ReceivingKey, sender: str, sender_key: VerifyingKey, policy: Policy
 ) -> Header:
-    """Open ``source`` into ``target``; return the header. Nothing appears before everything has been verified."""
+    """Open ``source``, which ``sender`` (a SPIFFE ID) signed, into ``target``; return the header.
+
+    Nothing appears before everything has been verified. Raises ``ConfigurationError`` for the files,
+    ``MessageError`` and ``PolicyError`` for the envelope (``wrong_sender`` where it names somebody else),
+    ``PlatformError`` (``disk``) where the target cannot be written.
+    """
     _require_ending(target)
-    with source.open("rb") as stream, staged(target) as output:
+    with _envelope(source) as stream, staged(target) as output:
         prologue, rest = _read_prologue(stream)
+        if prologue.header.sender != sender:
+            raise MessageError(f"the envelope says that it is from {prologue.header.sender}", reason="wrong_sender")
         verify_prologue(prologue, sender_key=sender_key, policy=policy)
         opener = Opener(prologue, receiving_key, sender_key=sender_key)
         if target.suffix == ".safetensors":
@@ -106,17 +115,28 @@ def staged(target: Path) -> Iterator[BinaryIO]:
     """Give a file of mode 0600 that becomes ``target`` when the block ends well, and nothing when it does not."""
     try:
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    except FileNotFoundError:
-        raise ConfigurationError(f"{target}: the folder does not exist", reason="no_folder") from None
+    except OSError as error:
+        raise ConfigurationError(f"{target}: cannot be made: {error.strerror}", reason="not_writable") from error
     try:
         with os.fdopen(descriptor, "w+b") as output:
             yield output
             output.flush()
             os.fsync(output.fileno())
         Path(name).replace(target)
-    except BaseException:
+    except OSError as error:
+        raise PlatformError(f"{target}: cannot be written: {error.strerror or error}", reason="disk") from error
+    finally:
         Path(name).unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def _envelope(source: Path) -> Iterator[BinaryIO]:
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise ConfigurationError(f"{source}: {error.strerror}", reason="unreadable") from error
+    with stream:
+        yield stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +264,7 @@ def _read_prologue(stream: BinaryIO) -> tuple[Prologue, bytes]:
 
 
 def _decrypt(opener: Opener, rest: bytes, stream: BinaryIO, output: IO[bytes]) -> None:
-    buffer = memoryview(bytearray(SLICE_BYTES + 2 * BODY_CHUNK_BYTES))
+    buffer = memoryview(bytearray(_BUFFER_BYTES))
     piece = rest
     while piece:
         output.write(buffer[: opener.update_into(piece, buffer)])

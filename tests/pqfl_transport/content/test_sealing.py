@@ -1,0 +1,135 @@
+"""Sealing: as a stream or at once, never twice alike, and never less than was announced."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pqfl_transport.content.envelope import envelope_bytes
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.content.sealing import Sealer, body_context, body_key, sign_trailer, trailer_hash
+from pqfl_transport.content.tensors import TensorLayout
+from pqfl_transport.crypto.contexts import Context, length_prefixed
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
+from pqfl_transport.policy import SecurityLevel
+from tests.support.envelopes import WEIGHTS, make_keys, split
+
+KEYS = make_keys()
+
+
+@pytest.mark.parametrize("level", list(SecurityLevel))
+@pytest.mark.parametrize("trailer", [True, False])
+def test_every_level_seals_what_its_recipient_opens(level: SecurityLevel, trailer: bool) -> None:
+    """Each suite, with and without a trailer; the header says what was asked for."""
+    keys = make_keys(level)
+    opened = keys.open(keys.seal(metadata={"samples": "5"}, trailer=trailer))
+    assert opened.metadata == {"samples": "5"}
+    assert isinstance(opened.weights, dict)
+    assert all((opened.weights[name] == WEIGHTS[name]).all() for name in WEIGHTS)
+    header = opened.header
+    assert (header.suite, header.trailer) == (keys.policy.content_suite.id, trailer)
+    assert (header.round, header.direction, header.challenge) == (3, "update", b"c" * 32)
+    assert header.sender_fingerprint == keys.signing.verifying_key.fingerprint
+
+
+@given(cuts=st.lists(st.integers(0, 130_000), max_size=8), trailer=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_stream_in_any_pieces_opens_to_the_same(cuts: list[int], trailer: bool) -> None:
+    """Where the plaintext was cut is not to be seen in the envelope."""
+    layout = TensorLayout.of(WEIGHTS)
+    plaintext = b"".join(layout.buffers())
+    parameters = replace(KEYS.parameters, trailer=trailer)
+    sealer = Sealer(parameters, len(plaintext), [KEYS.receiving.public], KEYS.signing)
+    edges = [0, *sorted(cut % (len(plaintext) + 1) for cut in cuts), len(plaintext)]
+    body = b"".join(sealer.update(plaintext[start:end]) for start, end in itertools.pairwise(edges))
+    envelope = sealer.prologue.raw + body + sealer.finalize()
+    assert len(envelope) == envelope_bytes(sealer.prologue)
+    opened = KEYS.open(envelope)
+    assert isinstance(opened.weights, dict)
+    assert (opened.weights["w"] == WEIGHTS["w"]).all()
+
+
+def test_an_empty_model_has_an_envelope_too() -> None:
+    """Nothing but a header inside is still sealed, signed and opened."""
+    assert KEYS.open(KEYS.seal({})).weights == {}
+
+
+def test_no_two_envelopes_are_alike() -> None:
+    """Key, envelope id, salt and wrapped key are new each time."""
+    one, two = (split(KEYS.seal()) for _ in range(2))
+    assert one[0].header.envelope_id != two[0].header.envelope_id
+    assert one[0].commitment != two[0].commitment
+    assert one[0].wrapped != two[0].wrapped
+    assert one[1] != two[1]
+
+
+def test_several_recipients_always_get_a_trailer() -> None:
+    """Whoever shares the body's key has to be kept from forging it."""
+    prologue, _, trailer = split(KEYS.seal(recipients=[KEYS.receiving, KEYS.other]))
+    assert prologue.header.trailer
+    assert len(trailer) == 3309
+    assert len(prologue.wrapped) == 2
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_the_announced_length_is_kept(difference: int) -> None:
+    """Too little and too much plaintext are mistakes of the caller."""
+    sealer = Sealer(KEYS.parameters, 100, [KEYS.receiving.public], KEYS.signing)
+
+    def seal() -> None:
+        sealer.update(bytes(100 + difference))
+        sealer.finalize()
+
+    with pytest.raises(ConfigurationError) as caught:
+        seal()
+    assert caught.value.reason == "wrong_length"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"signing": SigningKey.generate("ML-DSA-87")}, ConfigurationError),
+        ({"recipients": [ReceivingKey.generate("ML-KEM-1024")]}, ConfigurationError),
+        ({"recipients": [KEYS.receiving, KEYS.receiving]}, MessageError),
+        ({"suite": "pqfl/v1/none"}, PolicyError),
+        ({"direction": "sideways"}, MessageError),
+    ],
+)
+def test_keys_that_do_not_fit_the_suite(options: dict[str, Any], kind: type[Exception]) -> None:
+    """A key of another algorithm, a recipient twice, an unknown suite, an unknown direction."""
+    with pytest.raises(kind):
+        KEYS.seal(**options)
+
+
+def test_an_envelope_without_recipients_is_refused() -> None:
+    """Sealing to nobody loses the weights."""
+    with pytest.raises(MessageError, match="nobody"):
+        Sealer(KEYS.parameters, 0, [], KEYS.signing)
+
+
+def test_derivations_depend_on_everything_they_bind() -> None:
+    """Key, context and trailer change with each input, and the trailer's hash is that of the suite."""
+    assert len({body_key(b"k" * 32, b"h"), body_key(b"K" * 32, b"h"), body_key(b"k" * 32, b"H")}) == 3
+    assert body_key(b"k" * 32, b"h", b"extra") != body_key(b"k" * 32, b"h")
+    assert len({body_context(b"h", [b"w"]), body_context(b"h", [b"W"]), body_context(b"H", [b"w"])}) == 3
+    assert body_context(b"h", [b"ab"]) != body_context(b"h", [b"a", b"b"])
+    assert trailer_hash(KEYS.policy.content_suite, b"").digest_size == 32
+    assert trailer_hash(make_keys("cnsa2").policy.content_suite, b"").digest_size == 48
+    prologue, _, _ = split(KEYS.seal())
+    signature = sign_trailer(KEYS.signing, prologue, b"digest")
+    key = KEYS.signing.verifying_key
+    key.verify(signature, length_prefixed(prologue.raw, b"digest"), Context.TRAILER)
+    with pytest.raises(MessageError):
+        key.verify(signature, length_prefixed(prologue.raw, b"digest"), Context.PROLOGUE)
+
+
+def test_arrays_are_not_changed_by_sealing() -> None:
+    """What a caller gave is as it was."""
+    array = np.arange(100_000, dtype=np.float64)
+    KEYS.seal({"a": array})
+    assert (array == np.arange(100_000)).all()

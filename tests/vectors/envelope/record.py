@@ -1,0 +1,104 @@
+"""Record envelopes for opening, one file a suite; see README.md beside this file."""
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[2]))
+
+from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel  # noqa: E402 -- found through the path set above
+from tests.support.envelopes import Keys, make_keys, split  # noqa: E402
+
+WEIGHTS: dict[str, Any] = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.array(-1.5),
+    "n": np.zeros((0, 2)),
+}
+METADATA = {"samples": "42"}
+
+
+def vectors(keys: Keys) -> list[dict[str, Any]]:
+    """Return good and bad envelopes under one set of keys; the damaged ones for the default suite alone."""
+    plain = bytes(keys.seal(WEIGHTS, metadata=METADATA))
+    trailed = bytes(keys.seal(WEIGHTS, metadata=METADATA, trailer=True))
+    shared = bytes(keys.seal(WEIGHTS, metadata=METADATA, recipients=[keys.receiving, keys.other]))
+    prologue, _, trailer = split(trailed)
+    at_signature = plain.index(split(plain)[0].signature)
+    lists = [WEIGHTS["w"], WEIGHTS["b"]]
+    found = [
+        good("one recipient", plain),
+        good("one recipient, trailer", trailed),
+        good("two recipients, the first opens", shared),
+        good("two recipients, the second opens", shared, key=1),
+        good("a list", bytes(keys.seal(lists, metadata=METADATA)), tensors={"0": lists[0], "1": lists[1]}),
+        bad("another recipient's", plain, "not_for_us", key=1),
+    ]
+    if keys.policy.level is not DEFAULT_LEVEL:
+        return found
+    return [
+        *found,
+        bad("header changed", flip(plain, plain.index(b"bank-a")), "bad_signature"),
+        bad("wrapped key changed", flip(plain, plain.index(split(plain)[0].wrapped[0]) + 9), "bad_signature"),
+        bad("commitment changed", flip(plain, plain.index(split(plain)[0].commitment) + 30), "bad_signature"),
+        bad("signature changed", flip(plain, at_signature), "bad_signature"),
+        bad("body changed", flip(plain, len(plain) - 40), "bad_body"),
+        bad("last tag changed", flip(plain, len(plain) - 1), "bad_body"),
+        bad("trailer changed", flip(trailed, len(trailed) - 1), "bad_trailer"),
+        bad("trailer cut off", trailed[: -len(trailer)], "truncated"),
+        bad("cut in the header", plain[:100], "truncated"),
+        bad("cut behind the prologue", trailed[: len(prologue.raw)], "truncated"),
+        bad("one byte too many", plain + b"\0", "excess"),
+        bad("two recipients, body changed", flip(shared, len(shared) - len(trailer) - 1), "bad_body"),
+    ]
+
+
+def good(name: str, envelope: bytes, *, key: int = 0, tensors: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return an entry that opens."""
+    rows = [
+        [label, array.dtype.str, list(array.shape), array.tobytes().hex()]
+        for label, array in (tensors or WEIGHTS).items()
+    ]
+    return {"name": name, "key": key, "tensors": rows, "metadata": METADATA, "envelope": encode(envelope)}
+
+
+def bad(name: str, envelope: bytes, error: str, *, key: int = 0) -> dict[str, Any]:
+    """Return an entry that is refused."""
+    return {"name": name, "key": key, "error": error, "envelope": encode(envelope)}
+
+
+def flip(data: bytes, position: int) -> bytes:
+    """Return ``data`` with one bit changed."""
+    changed = bytearray(data)
+    changed[position] ^= 1
+    return bytes(changed)
+
+
+def encode(data: bytes) -> str:
+    """Return base64."""
+    return base64.b64encode(data).decode()
+
+
+def main() -> None:
+    """Write one file a suite."""
+    for level in SecurityLevel:
+        keys = make_keys(level)
+        suite = keys.policy.content_suite.id
+        found = {
+            "suite": suite,
+            "level": level.value,
+            "keys": {
+                "sender": bytes(range(32)).hex(),
+                "receiving": [key._key.seed.hex() for key in (keys.receiving, keys.other)],
+            },
+            "vectors": vectors(keys),
+        }
+        (HERE / f"{suite.rpartition('/')[2]}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
