@@ -67,14 +67,14 @@ def openssl_version() -> str:
 class LinkFactory:
     """One ``SSL_CTX``: TLS 1.3 only, mutual certificates, nothing resumed. It makes many links and never changes.
 
-    Raises ``PlatformError`` naming an algorithm this libcrypto lacks (a list is never shortened in silence: one unknown
-    name would drop all of it), ``ConfigurationError`` where the key does not fit the certificate.
+    Raises ``PlatformError`` naming an algorithm this libcrypto lacks (one unknown name would drop a whole list in
+    silence) or for a bad OpenSSL configuration file, ``ConfigurationError`` where the key does not fit the certificate.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._server = settings.server
         self._links: weakref.WeakValueDictionary[int, Link] = weakref.WeakValueDictionary()
-        self._context = SSL.Context(SSL.TLS_METHOD)
+        self._context = _new_context()
         self._context.set_min_proto_version(SSL.TLS1_3_VERSION)
         self._context.set_max_proto_version(SSL.TLS1_3_VERSION)
         self._diet()
@@ -357,6 +357,15 @@ def drain_errors() -> tuple[LibraryError, ...]:
         said = "" if text == _ffi.NULL else _ffi.string(text).decode("utf-8", "replace")
         errors.append(LibraryError(int(_lib.ERR_GET_REASON(code)), said))
     return tuple(errors)
+
+
+def _new_context() -> SSL.Context:
+    try:
+        return SSL.Context(SSL.TLS_METHOD)
+    except SSL.Error as error:
+        # Nothing of ours is in it yet: only a configuration file can have spoilt it.
+        sentence = f"OpenSSL makes no TLS context with the configuration file in force: {_said(error)}"
+        raise PlatformError(sentence, reason="openssl_conf") from error
 
 
 def _choose_protocol(own: Sequence[bytes], offered: bytes) -> tuple[int, int] | None:
