@@ -231,7 +231,10 @@ def _npz(archive: zipfile.ZipFile, stack: contextlib.ExitStack, source: Path) ->
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if size > MAX_TENSOR_BYTES:
             raise ConfigurationError(f"{label}: claims {size} bytes", reason="too_large")
-        word = dtype_name(np.empty(0, dtype), name)
+        try:
+            word = dtype_name(np.empty(0, dtype), name)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{label}: {error}", reason=error.reason) from error
         # Only the orders that differ from the layout's need the array in memory.
         reorder = _Reorder(shape, dtype, fortran_order) if fortran_order or dtype != DTYPES[word] else None
         header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [at, at + size]}
