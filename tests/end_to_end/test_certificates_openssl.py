@@ -1,12 +1,7 @@
-"""Certificates and keys (RFC 5280, RFC 9881) as another implementation sees them: the command line of OpenSSL.
-
-It takes OpenSSL 3.5, the first that knows ML-DSA, or later: the one that `PQFL_TEST_OPENSSL` names, or else the one on
-PATH.
-"""
+"""Certificates and keys (RFC 5280, RFC 9881) as another implementation sees them: the command line of OpenSSL."""
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,35 +12,12 @@ from pqfl_transport.pki import chain
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.policy import SecurityLevel, for_level
 from tests.support import pki
-
-_VARIABLE = "PQFL_TEST_OPENSSL"
-_NEEDED = (3, 5)
-
-
-def openssl_of(command: str) -> tuple[str, tuple[int, int]]:
-    """What the command calls itself, and its version; (0, 0) where it is no OpenSSL."""
-    try:
-        done = subprocess.run([command, "version"], capture_output=True, text=True, check=False, timeout=30)
-    except OSError as error:
-        return str(error), (0, 0)
-    match = re.match(r"OpenSSL (\d+)\.(\d+)", done.stdout)
-    return done.stdout.strip() or done.stderr.strip(), (int(match[1]), int(match[2])) if match else (0, 0)
+from tests.support.openssl import find_openssl
 
 
 @pytest.fixture(scope="module")
 def openssl() -> str:
-    """The command to test with."""
-    named = os.environ.get(_VARIABLE)
-    command = named or shutil.which("openssl")
-    if command is None:
-        pytest.skip(f"no openssl on PATH; name one of 3.5 or later in {_VARIABLE}")
-    says, version = openssl_of(command)
-    if version >= _NEEDED:
-        return command
-    # A command that somebody named on purpose and that does not do is a mistake, not a reason to pass.
-    if named:
-        pytest.fail(f"{_VARIABLE}={named} is not OpenSSL 3.5 or later: {says}")
-    pytest.skip(f"{command} is {says}; ML-DSA needs 3.5 or later: name one in {_VARIABLE}")
+    return find_openssl()
 
 
 @pytest.fixture(scope="module", params=list(SecurityLevel))
