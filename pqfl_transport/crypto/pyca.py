@@ -102,7 +102,10 @@ class SigningKey:
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise ConfigurationError(f"not an unencrypted PKCS#8 private key: {error}", reason="bad_key") from error
+            said = str(error).partition(". ")[0]
+            raise ConfigurationError(
+                f"not an unencrypted PKCS#8 private key that holds its seed (RFC 9881 §6): {said}", reason="bad_key"
+            ) from error
         if not isinstance(key, MLDSAPrivateKey):
             raise ConfigurationError(f"not an ML-DSA private key but {type(key).__name__}", reason="bad_key")
         return cls(key)
