@@ -2,13 +2,12 @@
 
 import ssl
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.tls import client_context, server_context
+from tests.support.contexts import client, server
 from tests.support.pki import Federation, make_federation
 
 
@@ -17,16 +16,12 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a",))
 
 
-def files(folder: Path) -> tuple[Path, Path, Path]:
-    return folder / "tls.pem", folder / "tls.key", folder / "ca.pem"
-
-
 @pytest.fixture
 def ends(federation: Federation) -> tuple[Any, Any]:
     """A client and a server over memory BIOs, before the first byte."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    one = client_context(*files(federation.site("bank-a")), verify_uri=federation.gateway_uri, alpn=["h2"])
-    two = server_context(*files(federation.gateway), allow_all=True, alpn=["h2"])
+    one = client(federation, alpn=["h2"])
+    two = server(federation, alpn=["h2"])
     return (
         one.wrap_bio(to_client, to_server, server_hostname="hub.example.org"),
         two.wrap_bio(to_server, to_client, server_side=True),

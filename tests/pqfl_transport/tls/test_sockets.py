@@ -11,28 +11,14 @@ from typing import Any, Self
 import pytest
 
 from pqfl_transport.errors import ConfigurationError, PeerError
-from pqfl_transport.tls import client_context, server_context
 from pqfl_transport.tls.sockets import TlsSocket
+from tests.support.contexts import LARGE, client, server
 from tests.support.pki import Federation, make_federation
-
-LARGE = bytes(range(256)) * (16 << 12)
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a",))
-
-
-def files(folder: Path) -> tuple[Path, Path, Path]:
-    return folder / "tls.pem", folder / "tls.key", folder / "ca.pem"
-
-
-def server(federation: Federation, **options: Any) -> ssl.SSLContext:
-    return server_context(*files(federation.gateway), **({"allow_all": True} | options))
-
-
-def client(federation: Federation) -> ssl.SSLContext:
-    return client_context(*files(federation.site("bank-a")), verify_uri=federation.gateway_uri)
 
 
 def test_blocking_sockets(federation: Federation) -> None:
