@@ -94,6 +94,22 @@ def test_nothing_is_resumed(federation: Federation) -> None:
     assert len(keys) == 2
 
 
+def test_a_client_that_asks_for_its_old_session_does_not_get_it(federation: Federation) -> None:
+    """The ticket that a client holds is not honoured: it shakes hands in full, certificates and judgement included."""
+    context = server_context(federation)
+    first = RawPeer(federation.site("bank-a"), server=False)
+    server = context.new_engine()
+    assert shake_hands_raw(server, first) is None
+    # Tickets come after the handshake, so they are read like data.
+    assert first.read() == "nothing"
+    second = first.again()
+    server = context.new_engine()
+    assert shake_hands_raw(server, second) is None
+    assert second.asked_to_resume
+    assert not second.resumed
+    assert server.peer.id.name == "bank-a"
+
+
 @given(data=st.binary(max_size=70_000), cuts=st.lists(st.integers(0, 80_000), max_size=6))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_bytes_arrive_however_the_network_cuts_them(federation: Federation, data: bytes, cuts: list[int]) -> None:
