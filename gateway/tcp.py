@@ -92,7 +92,8 @@ class Pump:
             # The first bytes may have come together with the end of the handshake: nothing announces those again.
             self._guard(self._decrypt)
             self._watch()
-            return await self._ended
+            # Shielded: being cancelled must not look like having ended, or both sockets would be left open.
+            return await asyncio.shield(self._ended)
         except asyncio.CancelledError:
             self._end(Close.SHUTDOWN)
             raise

@@ -1,0 +1,97 @@
+"""`pqfl server` and `pqfl client`: the flags that operators know arrive as the configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.config import SidecarConfig
+from pqfl.commands import sidecar
+from pqfl.commands.sidecar import client, server
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.tls.config import Role
+from tests.support.pki import Federation, make_federation
+from tests.support.sidecars import identity
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a",))
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[SidecarConfig]:
+    """Configurations that a command came to, instead of serving them."""
+    found: list[SidecarConfig] = []
+    monkeypatch.setattr(sidecar, "serve", lambda config, _log: found.append(config))
+    return found
+
+
+def invoke(command: Any, *words: str) -> Any:
+    return CliRunner().invoke(command, list(words), catch_exceptions=False)
+
+
+def test_flags_of_a_server_arrive(federation: Federation, served: list[SidecarConfig], tmp_path: Path) -> None:
+    """Addresses, rules, level, protocols, times, files."""
+    result = invoke(
+        server, "--listen", "0.0.0.0:8443", "--target", "unix:/run/fl.sock", *identity(federation.gateway),
+        "--allow-uri", "spiffe://fed/site/bank-a", "--allow-dns", "bank-a.example",
+        "--alpn", "h2", "--alpn", "http/1.1",
+        "--status", "127.0.0.1:9000", "--audit", str(tmp_path / "audit.jsonl"), "--shutdown-timeout", "7",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (config,) = served
+    assert (config.role, str(config.listen), str(config.target)) == (Role.SERVER, "0.0.0.0:8443", "unix:/run/fl.sock")
+    assert config.tls.allowed.uris == ("spiffe://fed/site/bank-a",)
+    assert config.tls.allowed.dns == ("bank-a.example",)
+    assert config.tls.alpn == ("h2", "http/1.1")
+    assert config.tls.policy.name == "high-2026"
+    assert (str(config.status), config.shutdown_timeout_seconds) == ("127.0.0.1:9000", 7)
+
+
+def test_flags_of_a_client_arrive(federation: Federation, served: list[SidecarConfig]) -> None:
+    """Whom to expect, and which name to ask for."""
+    result = invoke(
+        client, "--listen", "127.0.0.1:8080", "--target", "hub.example.org:8443", *identity(federation.site("bank-a")),
+        "--verify-uri", federation.gateway_uri, "--override-server-name", "other.example.org",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (config,) = served
+    assert config.role is Role.CLIENT
+    assert config.tls.allowed.uris == (federation.gateway_uri,)
+    assert config.tls.server_name == "other.example.org"
+
+
+def test_plain_sides_leave_the_machine_only_when_told_to(federation: Federation, served: list[SidecarConfig]) -> None:
+    """``--unsafe-target`` and ``--unsafe-listen`` say it aloud."""
+    words = ["--listen", "127.0.0.1:0", "--target", "10.0.0.1:80", *identity(federation.gateway), "--allow-all"]
+    with pytest.raises(ConfigurationError, match="--unsafe-target"):
+        invoke(server, *words)
+    assert invoke(server, *words, "--unsafe-target").exit_code == 0
+    assert len(served) == 1
+
+
+@pytest.mark.parametrize("missing", ["--listen", "--target", "--cert", "--key", "--cacert"])
+def test_what_is_missing_is_named(federation: Federation, missing: str) -> None:
+    """Usage errors name the option and end with 2."""
+    words = ["--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", *identity(federation.gateway), "--allow-all"]
+    position = words.index(missing)
+    result = invoke(server, *words[:position], *words[position + 2 :])
+    assert result.exit_code == 2
+    assert missing in result.output
+
+
+def test_without_a_rule_a_server_is_refused(federation: Federation, served: list[SidecarConfig]) -> None:
+    """Nobody is let in by forgetting a flag."""
+    with pytest.raises(ConfigurationError, match="whom it allows"):
+        invoke(server, "--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", *identity(federation.gateway))
+    assert served == []
+
+
+@pytest.mark.parametrize("command", [server, client])
+def test_help_explains_every_flag(command: Any) -> None:
+    """No flag is without its sentence."""
+    text = invoke(command, "--help").output
+    for flag in ("--listen", "--target", "--cert", "--key", "--cacert", "--level", "--status", "--audit"):
+        assert flag in text
