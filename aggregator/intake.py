@@ -14,7 +14,7 @@ from pqfl_transport.aggregation.fedavg import Update, Weights, check_update
 from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
 from pqfl_transport.content.opening import Opener
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.tensors import SAMPLES, parse
+from pqfl_transport.content.tensors import SAMPLES, allocate, parse
 from pqfl_transport.errors import MessageError, RoundError
 from pqfl_transport.pki.roster import Party, Roster
 from pqfl_transport.policy import Policy
@@ -97,20 +97,19 @@ class Intake:
 
     async def _open(
         self, prologue: Prologue, rest: bytes, body: AsyncIterator[bytes], sender: Party, key: ReceivingKey
-    ) -> bytearray:
+    ) -> memoryview:
         opener = await asyncio.to_thread(self._begin, prologue, sender, key)
-        plaintext = bytearray(prologue.header.plaintext_bytes)
+        plaintext = allocate(prologue.header.plaintext_bytes)
         at = 0
-        with memoryview(plaintext) as view:
-            piece = rest
-            while True:
-                with self._crypto.running():
-                    at += opener.update_into(piece, view[at:])
-                if (following := await anext(body, None)) is None:
-                    break
-                piece = following
-            last = await asyncio.to_thread(self._finish, opener)
-            view[at:] = last
+        piece = rest
+        while True:
+            with self._crypto.running():
+                at += opener.update_into(piece, plaintext[at:])
+            if (following := await anext(body, None)) is None:
+                break
+            piece = following
+        last = await asyncio.to_thread(self._finish, opener)
+        plaintext[at:] = last
         return plaintext
 
     def _begin(self, prologue: Prologue, sender: Party, key: ReceivingKey) -> Opener:
@@ -132,7 +131,7 @@ async def _read_prologue(body: AsyncIterator[bytes]) -> tuple[Prologue, bytes]:
     raise MessageError("the envelope is empty", reason="truncated")
 
 
-def _to_update(plaintext: bytearray, sender: Party, base: Weights) -> Update:
+def _to_update(plaintext: memoryview, sender: Party, base: Weights) -> Update:
     delta, metadata = parse(plaintext)
     text = metadata.get(SAMPLES, "")
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_SAMPLES_DIGITS and int(text) > 0):

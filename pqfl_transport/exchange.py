@@ -177,10 +177,9 @@ class Exchange:
         return f"{self._base}{path}"
 
 
-async def _slices(data: bytearray) -> AsyncIterator[memoryview]:
-    with memoryview(data) as view:
-        for start in range(0, len(view), _SEND_BYTES):
-            yield view[start : start + _SEND_BYTES]
+async def _slices(data: memoryview) -> AsyncIterator[memoryview]:
+    for start in range(0, len(data), _SEND_BYTES):
+        yield data[start : start + _SEND_BYTES]
 
 
 def _parse_url(url: str, ssl: ssl_module.SSLContext | None, *, unsafe_url: bool) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from pqfl_transport.content.opening import open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.content.tensors import SAMPLES, model_digest
-from pqfl_transport.crypto.pyca import body_bytes
+from pqfl_transport.crypto.pyca import Buffer, body_bytes
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.roster import Party
@@ -49,7 +49,7 @@ class SealedUpdate:
 
     round_number: int
     envelope_id: bytes
-    envelope: bytearray = field(repr=False)
+    envelope: memoryview = field(repr=False)
     prologue_digest: bytes
 
 
@@ -99,7 +99,7 @@ class Participant:
         """Return the most that the sealed model of this round can take on the wire."""
         return body_bytes(info.document.plaintext_bytes) + _MAX_PROLOGUE_BYTES
 
-    def open_model(self, envelope: bytearray, info: RoundInfo) -> Weights:
+    def open_model(self, envelope: Buffer, info: RoundInfo) -> Weights:
         """Open the global model that the round starts from.
 
         Raises ``MessageError``: what `open_weights` raises, ``wrong_sender``, ``wrong_direction``, ``wrong_version``,

@@ -19,7 +19,7 @@ from pqfl_transport.content.envelope import (
 )
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key, trailer_hash
-from pqfl_transport.content.tensors import parse
+from pqfl_transport.content.tensors import allocate, parse
 from pqfl_transport.crypto.contexts import Context, length_prefixed
 from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
 from pqfl_transport.errors import MessageError
@@ -111,13 +111,12 @@ def open_weights(
     if len(rest) < opener.remaining_bytes:
         # Said before memory is taken for what the header only claims.
         raise MessageError(f"the envelope is {opener.remaining_bytes - len(rest)} bytes short", reason="truncated")
-    plaintext = bytearray(header.plaintext_bytes)
+    plaintext = allocate(header.plaintext_bytes)
     at = 0
-    with memoryview(plaintext) as view:
-        for start in range(0, len(rest), SLICE_BYTES):
-            at += opener.update_into(rest[start : start + SLICE_BYTES], view[at:])
-        last = opener.finalize()
-        view[at:] = last
+    for start in range(0, len(rest), SLICE_BYTES):
+        at += opener.update_into(rest[start : start + SLICE_BYTES], plaintext[at:])
+    last = opener.finalize()
+    plaintext[at:] = last
     weights, metadata = parse(plaintext)
     return OpenedWeights(header, weights, metadata)
 

@@ -16,7 +16,7 @@ from pqfl_transport.content.envelope import (
     envelope_bytes,
 )
 from pqfl_transport.content.recipients import RecipientKey
-from pqfl_transport.content.tensors import TensorLayout, Weights
+from pqfl_transport.content.tensors import TensorLayout, Weights, allocate
 from pqfl_transport.crypto.contexts import Context, Label, length_prefixed
 from pqfl_transport.crypto.pyca import BODY_KEY_BYTES, Buffer, SigningKey, body_encryptor, hkdf_sha512
 from pqfl_transport.errors import ConfigurationError
@@ -110,19 +110,18 @@ def seal_weights(
     recipients: Sequence[RecipientKey],
     signing_key: SigningKey,
     metadata: Mapping[str, str] | None = None,
-) -> bytearray:
-    """Seal weights in memory; return the whole envelope. The only large allocation is the result."""
+) -> memoryview:
+    """Seal weights in memory; return the whole envelope, writable bytes. The only large allocation is the result."""
     layout = TensorLayout.of(weights, metadata)
     sealer = Sealer(parameters, layout.total_bytes, recipients, signing_key)
-    envelope = bytearray(envelope_bytes(sealer.prologue))
+    envelope = allocate(envelope_bytes(sealer.prologue))
     at = len(sealer.prologue.raw)
     envelope[:at] = sealer.prologue.raw
-    with memoryview(envelope) as view:
-        for buffer in layout.buffers():
-            for start in range(0, len(buffer), SLICE_BYTES):
-                at += sealer.update_into(buffer[start : start + SLICE_BYTES], view[at:])
-        last = sealer.finalize()
-        view[at:] = last
+    for buffer in layout.buffers():
+        for start in range(0, len(buffer), SLICE_BYTES):
+            at += sealer.update_into(buffer[start : start + SLICE_BYTES], envelope[at:])
+    last = sealer.finalize()
+    envelope[at:] = last
     return envelope
 
 

@@ -15,7 +15,7 @@ from pqfl_transport.errors import ConfigurationError, MessageError, PlatformErro
 from pqfl_transport.exchange import ENVELOPE_TYPE, Exchange
 from pqfl_transport.participant import SealedUpdate
 
-UPDATE = SealedUpdate(3, b"e" * 16, bytearray(b"x" * 700_000), b"d" * 32)
+UPDATE = SealedUpdate(3, b"e" * 16, memoryview(b"x" * 700_000), b"d" * 32)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -56,7 +56,7 @@ def judged(site: Participant, hub: Membership, **changes: Any) -> RoundInfo:
     return site.judge(sign_round_document(document(**changes), hub.identity.key), NONCE, NOW)
 
 
-def sealed_model(hub: Membership, model: Any = None, key: SigningKey | None = None, **changes: Any) -> bytearray:
+def sealed_model(hub: Membership, model: Any = None, key: SigningKey | None = None, **changes: Any) -> memoryview:
     parameters = EnvelopeParameters(
         suite=SUITE, federation="fed", sender="spiffe://fed/aggregator/main", direction="model", round=2,
         base_model_digest=model_digest(MODEL), trailer=True,

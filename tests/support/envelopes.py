@@ -46,7 +46,7 @@ class Keys:
         recipients: Sequence[ReceivingKey] | None = None,
         signing: SigningKey | None = None,
         **changes: Any,
-    ) -> bytearray:
+    ) -> memoryview:
         """Seal weights, good but for what is given."""
         chosen = [key.public for key in (recipients or [self.receiving])]
         parameters = replace(self.parameters, **changes)
