@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar
 from pqfl_transport.aggregation.fedavg import Weights
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
 from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
@@ -73,7 +74,8 @@ class FederatedClient:
     ``state_path`` the highest round and roster seen are remembered across restarts, so that nobody can lead this site
     back to an earlier one; a new run of rounds then needs a new file.
 
-    Making one raises ``ConfigurationError`` or ``MessageError`` naming the file that is wrong.
+    Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
+    ``MessageError`` naming the file that is wrong.
     """
 
     def __init__(  # noqa: PLR0913 -- one call says everything; all but the first are keywords
@@ -89,6 +91,7 @@ class FederatedClient:
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         unsafe_url: bool = False,
     ) -> None:
+        run_self_test()
         folder = Path(identity_dir)
         self._state_path = None if state_path is None else Path(state_path)
         seen_round, seen_roster = _load_state(self._state_path)

@@ -9,7 +9,7 @@ from aggregator.service import serve
 from pqfl_transport.net.logs import EventLog
 
 
-@click.command()
+@click.command(short_help="Run rounds, average sealed updates.")
 @click.option("--config", required=True, type=click.Path(path_type=Path), help="Configuration, TOML.")
 @click.option("--log-format", type=click.Choice(["logfmt", "json"]), default="logfmt", show_default=True)
 @click.option("--quiet", is_flag=True, help="Log only trouble.")

@@ -34,7 +34,7 @@ _ISSUE_FLAGS = {
 }
 
 
-@click.group("ca")
+@click.group("ca", short_help="Make an authority, issue identities.")
 def ca_group() -> None:
     """Make a federation's authority and issue identities from it."""
 

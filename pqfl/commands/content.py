@@ -44,7 +44,7 @@ def new_key(out: Path, level: str, as_json: bool) -> None:
     _say(facts, f"{out} and {public}: {key.kem}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Seal a file of weights for its readers.")
 @click.option("--to", "recipients", required=True, multiple=True, type=_PATH, help="Public receiving key; repeatable.")
 @click.option("--identity", required=True, type=_PATH, help="Folder with signing.pem and signing.key.")
 @click.option("--trailer", is_flag=True, help="Sign the body too: evidence to third parties.")
@@ -71,7 +71,7 @@ def seal(
     _say(facts, f"{target}: sealed with {header.suite}, signed by {header.sender}", as_json=as_json)
 
 
-@click.command("open")
+@click.command("open", short_help="Open a sealed file of weights.")
 @click.option("--key", "key_path", required=True, type=_PATH, help="Private receiving key.")
 @click.option("--from", "sender_path", required=True, type=_PATH, help="The sender's signing.pem.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")

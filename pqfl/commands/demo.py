@@ -11,7 +11,7 @@ from pqfl.demo.run import PICTURE, REPORT, DemoOptions, run
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel
 
 
-@click.command()
+@click.command(short_help="Watch hospitals train one model together.")
 @click.option("--sites", type=click.IntRange(2), default=3, show_default=True, help="Number of hospitals.")
 @click.option("--rounds", type=click.IntRange(1), default=8, show_default=True, help="Number of rounds.")
 @click.option(

@@ -35,7 +35,7 @@ class Finding:
     remark: str = ""
 
 
-@click.command()
+@click.command(short_help="Show what works on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(as_json: bool) -> None:
     """Show what works here: the OpenSSL in use, every group and signature by a handshake in memory, optional parts.

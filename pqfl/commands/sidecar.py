@@ -41,7 +41,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(short_help="Stand in front of a plain server: the gateway.")
 @_common
 @click.option("--allow-uri", multiple=True, metavar="URI", help="Let this SPIFFE ID in; repeat for more.")
 @click.option("--allow-dns", multiple=True, metavar="NAME", help="Let certificates with this DNS name in.")
@@ -58,7 +58,7 @@ def server(
     _serve(Role.SERVER, allowed, None, common, unsafe_target=unsafe_target)
 
 
-@click.command()
+@click.command(short_help="Carry plain connections to a gateway.")
 @_common
 @click.option("--verify-uri", multiple=True, metavar="URI", help="SPIFFE ID of the gateway to expect.")
 @click.option("--verify-dns", multiple=True, metavar="NAME", help="DNS name to expect in its certificate.")
