@@ -17,11 +17,12 @@ demo: $(VENV)/.demo ## Three hospitals train one model over post-quantum transpo
 test: $(VENV)/.test ## Run the tests, end-to-end ones included
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
-check: $(VENV)/.test ## Lint, format, types, import contracts
+check: $(VENV)/.test ## Lint, format, types, import contracts, a test file for every module
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -q -p no:cacheprovider tests/test_layout.py
 
 e2e: $(VENV)/.test ## Run the slow end-to-end tests (minutes)
 	$(BIN)/pytest -m slow
