@@ -24,8 +24,8 @@ check: $(VENV)/.test ## Lint, format, types, import contracts, a test file for e
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_layout.py
 
-e2e: $(VENV)/.test ## Run the slow end-to-end tests (minutes)
-	$(BIN)/pytest -m slow
+e2e: $(VENV)/.test ## Run the end-to-end tests alone, the slow ones too (minutes)
+	$(BIN)/pytest tests/end_to_end
 
 bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see benchmarks/README.md
 	$(BIN)/python benchmarks/content.py

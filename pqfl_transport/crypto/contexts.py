@@ -20,7 +20,7 @@ class Context(bytes, Enum):
 
 
 class Label(bytes, Enum):
-    """The label of each derivation and binding hash inside an envelope (DESIGN of the envelope: ENVELOPE.md)."""
+    """The label of each derivation and binding hash inside an envelope (`content/ENVELOPE.md`)."""
 
     MIX = DOMAIN + b"mix"
     WRAP = DOMAIN + b"wrap"

@@ -54,6 +54,22 @@ def test_the_demonstration_ends_well_and_its_report_adds_up(tmp_path: Path, site
     assert (out / "logs" / "aggregator-audit.jsonl").stat().st_size > 0
 
 
+@pytest.mark.slow
+def test_eight_hospitals_at_the_highest_level(tmp_path: Path) -> None:
+    """Eighteen processes and twelve rounds: more of everything gives the same kind of report."""
+    out = tmp_path / "out"
+    done = subprocess.run(
+        command(out, "--sites", "8", "--rounds", "12", "--level", "maximum"),
+        capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert report["processes"] == 18
+    assert {site["group"] for site in report["sites"]} == {"SecP384r1MLKEM1024"}
+    assert report["accuracy"][-1] > max(site["accuracy_alone"][0] for site in report["sites"])
+    assert left_behind(out) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupting_it_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, TERM or KILL in the middle of the rounds: nothing it started survives it."""

@@ -62,6 +62,30 @@ def test_all_bytes_come_back_the_same(pair: Pair, size: int) -> None:
     assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
 
 
+@pytest.mark.slow
+def test_a_gigabyte_passes_in_constant_memory(pair: Pair) -> None:
+    """What a large model weighs goes through both sidecars, and neither of them grows with it."""
+    processes = [psutil.Process(each.process.pid) for each in (pair.gateway, pair.sidecar)]
+    before = [process.memory_info().rss for process in processes]
+    chunk, sent, received = os.urandom(MIB), hashlib.sha256(), hashlib.sha256()
+    with pair.sidecar.connect() as connection:
+
+        def send() -> None:
+            for _ in range(1024):
+                connection.sendall(chunk)
+                sent.update(chunk)
+            connection.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        while data := connection.recv(MIB):
+            received.update(data)
+        sender.join(60)
+    assert received.digest() == sent.digest()
+    grown = [process.memory_info().rss - rss for process, rss in zip(processes, before, strict=True)]
+    assert max(grown) < 32 * MIB
+
+
 def test_small_messages_pass_at_once(pair: Pair) -> None:
     """A conversation of single lines never waits for a buffer to fill."""
     with pair.sidecar.connect() as connection:
