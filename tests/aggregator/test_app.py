@@ -126,7 +126,7 @@ def test_an_upload_that_goes_silent_is_cut_off(federation: Federation, tmp_path:
     """Half an envelope and then nothing ends with ``idle``, and the site can send again."""
 
     async def scenario() -> None:
-        async with aggregator(federation, tmp_path, upload_idle_seconds=0.05) as hub:
+        async with aggregator(federation, tmp_path, upload_idle_seconds=0.5) as hub:
             site = participant(federation, "bank-a")
             info = await current_round(hub.url, site)
             update = make_update(info, site)

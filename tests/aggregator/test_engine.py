@@ -29,8 +29,7 @@ async def fetch_model(hub: Hub, site: Participant) -> Any:
 
 
 async def until(hub: Hub, state: RoundState) -> None:
-    while hub.engine.state is not state:
-        await hub.engine.changed()
+    await hub.until(lambda: hub.engine.state is state)
 
 
 def test_the_new_model_is_the_weighted_mean_of_the_deltas(federation: Federation, tmp_path: Path) -> None:
@@ -70,10 +69,11 @@ def test_the_quorum_at_the_deadline_closes_the_round(federation: Federation, tmp
     """A site that never answers does not keep the others from their model."""
 
     async def scenario() -> None:
-        async with aggregator(federation, tmp_path, quorum=1, deadline_seconds=0.6) as hub:
+        async with aggregator(federation, tmp_path, quorum=1) as hub:
             site = participant(federation, "bank-a")
             info = await current_round(hub.url, site)
             assert (await put(hub.url, make_update(info, site)))[0] == 201
+            hub.pass_deadline()
             await until(hub, RoundState.FINISHED)
             moves = [event["move"] for event in hub.events("round")]
             assert moves == ["open", "quorum_at_deadline"]
@@ -88,14 +88,14 @@ def test_an_average_that_overflows_fails_the_attempt_and_not_the_service(
     model = {"w": np.full(2, 3e38, np.float32)}
 
     async def scenario() -> None:
-        async with aggregator(federation, tmp_path, model=model, attempts=2, deadline_seconds=0.5) as hub:
+        async with aggregator(federation, tmp_path, model=model, attempts=2) as hub:
             site = participant(federation, "bank-a")
             for change in (3e38, -1.0):
                 info = await current_round(hub.url, site)
                 update = make_update(info, site, delta={"w": np.full(2, change, np.float32)})
                 assert (await put(hub.url, update))[0] == 201
-                while hub.engine.progress()["state"] == RoundState.COLLECTING:
-                    await hub.engine.changed()
+                hub.pass_deadline()
+                await hub.until(lambda: hub.engine.state is not RoundState.COLLECTING)
             await until(hub, RoundState.FINISHED)
             aborted = [event for event in hub.events("round") if event["move"] == "aborted"]
             assert [event["reason"] for event in aborted] == ["not_finite"]

@@ -5,7 +5,7 @@ import io
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,16 @@ MODEL: dict[str, Array] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b
 """A small model for rounds whose numbers do not matter."""
 
 
+class Clock:
+    """The system's time, and an hour more whenever a test says so."""
+
+    def __init__(self) -> None:
+        self.ahead_seconds = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_seconds
+
+
 @dataclass(slots=True)
 class Hub:
     """An aggregator that listens on a loopback port of this process."""
@@ -43,6 +53,17 @@ class Hub:
     url: str
     log: io.StringIO
     audit_path: Path
+    clock: Clock
+
+    def pass_deadline(self) -> None:
+        """Let the deadline of the round that is open be over now."""
+        self.clock.ahead_seconds += 3600
+        self.engine._arrived.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something about the run is so."""
+        while not condition():
+            await self.engine.changed()
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """All log lines of one kind so far."""
@@ -84,12 +105,12 @@ def make_hub(federation: Federation, folder: Path, *, model: Any = None, **round
     folder.mkdir(parents=True, exist_ok=True)
     member = membership(federation, federation.aggregator, Role.AGGREGATOR)
     config = RoundsConfig(**{"count": 1, "quorum": 1, "deadline_seconds": 60.0, "attempts": 1} | rounds)
-    audit_path = folder / "audit.jsonl"
+    audit_path, clock = folder / "audit.jsonl", Clock()
     setup = Setup(
         member, config, MODEL if model is None else model, ModelStore(folder / "state"),
-        AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log),
+        AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock,
     )  # fmt: skip
-    return Hub(Engine(setup), "", log, audit_path)
+    return Hub(Engine(setup), "", log, audit_path, clock)
 
 
 def membership(federation: Federation, folder: Path, role: Role = Role.SITE) -> Membership:
