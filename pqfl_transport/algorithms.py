@@ -152,6 +152,16 @@ _SIGNATURES = (
         code_point=0x0804, openssl_name="rsa_pss_rsae_sha256", providers=(PYCA, OPENSSL),
     ),
     Algorithm(
+        "RSA-PKCS1-SHA256", Kind.SIGNATURE, "rsa", Status.CLASSICAL, "RFC 8017", None, ("rsa_pkcs1_sha256",),
+        code_point=0x0401, openssl_name="rsa_pkcs1_sha256", providers=(PYCA, OPENSSL),
+        remark="on certificates only; TLS 1.3 handshakes are signed with RSA-PSS",
+    ),
+    Algorithm(
+        "RSA-PKCS1-SHA384", Kind.SIGNATURE, "rsa", Status.CLASSICAL, "RFC 8017", None, ("rsa_pkcs1_sha384",),
+        code_point=0x0501, openssl_name="rsa_pkcs1_sha384", providers=(PYCA, OPENSSL),
+        remark="on certificates only; TLS 1.3 handshakes are signed with RSA-PSS",
+    ),
+    Algorithm(
         "Rainbow", Kind.SIGNATURE, "multivariate", Status.BROKEN, "Beullens, ePrint 2022/214", None,
         ("Rainbow-I", "Rainbow-III", "Rainbow-V"), broken_on=date(2022, 2, 25),
         remark="key recovery for its smallest parameters in a weekend on a laptop (Beullens, ePrint 2022/214)",

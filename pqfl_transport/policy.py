@@ -4,7 +4,7 @@ The four levels of the project are four policies. A name that is not in the set 
 operator who wants ML-DSA-87 leaves beside ML-DSA-65 ones says so in a policy that lists both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -25,6 +25,15 @@ DEFAULT_LEVEL = SecurityLevel.HIGH
 
 
 @dataclass(frozen=True, slots=True)
+class Classical:
+    """What a migration still accepts beside the post-quantum sets, in order of preference."""
+
+    groups: tuple[str, ...]
+    leaf_keys: tuple[str, ...]
+    ca_signatures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Five sets of names, in order of preference. ``name`` carries the year: a policy never changes once named."""
 
@@ -38,10 +47,27 @@ class Policy:
     """Signatures on certificates, the trust anchor's own included."""
     tls_suites: tuple[str, ...]
     content_suites: tuple[str, ...]
+    classical: Classical | None = None
+    """Set where classical peers are served too; content is never sealed or signed classically."""
+
+    @property
+    def all_groups(self) -> tuple[str, ...]:
+        """Every TLS group that may be negotiated, the post-quantum ones first."""
+        return self.groups if self.classical is None else (*self.groups, *self.classical.groups)
+
+    @property
+    def all_signatures(self) -> tuple[str, ...]:
+        """Every signature a TLS peer may make or show, those of post-quantum leaves first."""
+        more = () if self.classical is None else (*self.classical.leaf_keys, *self.classical.ca_signatures)
+        return tuple(dict.fromkeys((*self.leaf_keys, *self.ca_signatures, *more)))
+
+    def is_post_quantum(self, group: str, own_sigalg: str, peer_sigalg: str) -> bool:
+        """Whether neither key exchange nor authentication of a connection was classical."""
+        return group in self.groups and {own_sigalg, peer_sigalg} <= set(self.leaf_keys)
 
     def require_group(self, name: str | None) -> None:
         """Raise ``PolicyError`` unless the negotiated TLS group is listed."""
-        self._require("no_pq_group", "key exchange", name, self.groups)
+        self._require("no_pq_group", "key exchange", name, self.all_groups)
 
     def require_tls_suite(self, name: str | None) -> None:
         """Raise ``PolicyError`` unless the negotiated TLS cipher suite is listed."""
@@ -76,6 +102,22 @@ class Policy:
 _GCM_256 = "TLS_AES_256_GCM_SHA384"
 _CHACHA = "TLS_CHACHA20_POLY1305_SHA256"
 
+_HIGH = Policy(
+    name="high-2026",
+    level=SecurityLevel.HIGH,
+    groups=("X25519MLKEM768", "SecP256r1MLKEM768"),
+    leaf_keys=("ML-DSA-65",),
+    ca_signatures=("ML-DSA-65", "ML-DSA-87"),
+    tls_suites=(_GCM_256, _CHACHA),
+    content_suites=("pqfl/v1/mlkem768x25519-mldsa65",),
+)
+_CLASSICAL_2026 = Classical(
+    groups=("x25519", "secp256r1", "secp384r1"),
+    leaf_keys=("ECDSA-P256", "ECDSA-P384", "Ed25519", "RSA-PSS"),
+    # Ordinary RSA certificates are signed in the older padding, which a handshake of TLS 1.3 itself never is.
+    ca_signatures=("ECDSA-P256", "ECDSA-P384", "Ed25519", "RSA-PSS", "RSA-PKCS1-SHA256", "RSA-PKCS1-SHA384"),
+)
+
 _POLICIES = (
     Policy(
         name="standard-2026",
@@ -87,15 +129,7 @@ _POLICIES = (
         tls_suites=(_GCM_256, _CHACHA),
         content_suites=("pqfl/v1/mlkem768x25519-mldsa44",),
     ),
-    Policy(
-        name="high-2026",
-        level=SecurityLevel.HIGH,
-        groups=("X25519MLKEM768", "SecP256r1MLKEM768"),
-        leaf_keys=("ML-DSA-65",),
-        ca_signatures=("ML-DSA-65", "ML-DSA-87"),
-        tls_suites=(_GCM_256, _CHACHA),
-        content_suites=("pqfl/v1/mlkem768x25519-mldsa65",),
-    ),
+    _HIGH,
     Policy(
         name="maximum-2026",
         level=SecurityLevel.MAXIMUM,
@@ -116,7 +150,13 @@ _POLICIES = (
     ),
 )
 
-POLICIES = MappingProxyType({policy.name: policy for policy in _POLICIES})
+# What operators name: the default level by the name of what it demands, and the same during a migration.
+_NAMED = (
+    replace(_HIGH, name="pq-require-2026"),
+    replace(_HIGH, name="pq-prefer-2026", classical=_CLASSICAL_2026),
+)
+
+POLICIES = MappingProxyType({policy.name: policy for policy in (*_POLICIES, *_NAMED)})
 _BY_LEVEL = MappingProxyType({policy.level: policy for policy in _POLICIES})
 
 
@@ -128,6 +168,41 @@ def for_level(level: SecurityLevel | str) -> Policy:
         raise ConfigurationError(
             f"unknown security level {level!r}; levels are {', '.join(SecurityLevel)}", reason="unknown_level"
         ) from None
+
+
+def for_name(name: str) -> Policy:
+    """Return the policy of exactly this name. Raises ``ConfigurationError`` listing the names there are."""
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise ConfigurationError(
+            f"unknown policy {name!r}; policies are {', '.join(sorted(POLICIES))}", reason="unknown_policy"
+        ) from None
+
+
+def choose(*, name: str | None = None, level: SecurityLevel | str | None = None, pq: str | None = None) -> Policy:
+    """Return the policy that an operator's words mean: a name, or a level and ``require`` or ``prefer``.
+
+    Raises ``ConfigurationError``: where a name comes with one of the others, which it decides already; where classical
+    peers are to be served at a level that exists to exclude them.
+    """
+    if name is not None:
+        if level is not None or pq is not None:
+            raise ConfigurationError(
+                "--policy decides level and mode: leave --level and --pq away", reason="two_policies"
+            )
+        return for_name(name)
+    policy = for_level(level or DEFAULT_LEVEL)
+    if pq not in {None, "require", "prefer"}:
+        raise ConfigurationError(f"--pq {pq!r}: expected require or prefer", reason="unknown_policy")
+    if pq != "prefer":
+        return policy
+    if policy.level is not SecurityLevel.HIGH:
+        raise ConfigurationError(
+            f"--pq prefer is there for a migration at level {SecurityLevel.HIGH}, not at {policy.level}",
+            reason="unknown_policy",
+        )
+    return POLICIES["pq-prefer-2026"]
 
 
 def leaf_algorithm(policy: Policy) -> str:
