@@ -9,7 +9,9 @@ A chain ends at a self-signed certificate among the anchors. Certificates betwee
 peers send leaves only, and everyone's ``ca.pem`` holds the issuing certificates.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import TypeVar
@@ -17,6 +19,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtensionOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from pqfl_transport.algorithms import TABLE
@@ -31,6 +34,7 @@ Extension = TypeVar("Extension", bound=x509.ExtensionType)
 MAX_PEM_BYTES = 1024 * 1024
 MAX_CERTIFICATES = 64
 _MAX_CHAIN_CERTIFICATES = 4
+_MAX_REMEMBERED = 4096
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
@@ -43,6 +47,8 @@ _CLASSICAL_SIGNATURES = MappingProxyType(
         SignatureAlgorithmOID.ECDSA_WITH_SHA256: "ECDSA-P256",
         SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ECDSA-P384",
         SignatureAlgorithmOID.RSASSA_PSS: "RSA-PSS",
+        SignatureAlgorithmOID.RSA_WITH_SHA256: "RSA-PKCS1-SHA256",
+        SignatureAlgorithmOID.RSA_WITH_SHA384: "RSA-PKCS1-SHA384",
         SignatureAlgorithmOID.ED25519: "Ed25519",
     }
 )
@@ -81,39 +87,104 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     return certificates
 
 
+class ChainVerifier:
+    """Verifies any number of leaves against the same ``anchors`` (roots and issuing certificates) under one policy.
+
+    How the anchors hang together is found out once, and what does not depend on time is remembered of the last leaves
+    that were good: signatures, algorithms, usage, name. Dates are looked at every time; a refusal is never remembered.
+    """
+
+    def __init__(self, anchors: Sequence[x509.Certificate], policy: Policy) -> None:
+        self._anchors = tuple(anchors)
+        self._policy = policy
+        self._roots = [anchor for anchor in self._anchors if is_self_signed(anchor)]
+        self._signers = {
+            anchor.fingerprint(SHA256()): [other for other in self._anchors if is_signed_by(anchor, other)]
+            for anchor in self._anchors
+        }
+        self._remembered: OrderedDict[tuple[bytes, Usage], _Good] = OrderedDict()
+
+    def verify(self, leaf: x509.Certificate, *, usage: Usage, now: datetime) -> SpiffeId:
+        """Return the party that a leaf names. ``now`` is an aware datetime.
+
+        Raises ``CertificateError`` with the reason ``untrusted`` (no chain to a root among the anchors),
+        ``bad_sigalg`` (a key or signature outside the policy), ``expired``, ``not_yet_valid``, ``bad_usage`` (basic
+        constraints, key usage, extended key usage, an unknown critical extension), ``bad_name`` or ``malformed``.
+        """
+        key = leaf.fingerprint(SHA256()), usage
+        good = self._remembered.get(key)
+        if good is not None and good.not_before <= now <= good.not_after:
+            return good.party
+        _require_readable(leaf)
+        # A leaf of the wrong algorithm is told so whatever it chains to: that is the one thing its owner has to change.
+        _require_leaf_algorithms(leaf, self._policy)
+        failure: CertificateError | None = None
+        for path in self._paths(leaf):
+            try:
+                _verify_path(path, self._policy, now)
+                require_usage(leaf, usage)
+                party = _constrained_id(path)
+            except CertificateError as error:
+                failure = failure or error
+            else:
+                self._remember(key, path, party)
+                return party
+        raise failure or _untrusted(leaf, self._anchors)
+
+    def _remember(self, key: tuple[bytes, Usage], path: Sequence[x509.Certificate], party: SpiffeId) -> None:
+        self._remembered[key] = _Good(
+            party,
+            max(certificate.not_valid_before_utc for certificate in path),
+            min(certificate.not_valid_after_utc for certificate in path),
+        )
+        if len(self._remembered) > _MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _paths(self, leaf: x509.Certificate) -> Iterator[list[x509.Certificate]]:
+        """Yield every chain of good signatures from the leaf to a self-signed anchor, the leaf first."""
+        unfinished = [[leaf]]
+        while unfinished:
+            path = unfinished.pop()
+            for anchor in self._signers_of(path[-1]):
+                if anchor in path:
+                    continue
+                longer = [*path, anchor]
+                if anchor in self._roots:
+                    yield longer
+                elif len(longer) < _MAX_CHAIN_CERTIFICATES:
+                    unfinished.append(longer)
+
+    def _signers_of(self, certificate: x509.Certificate) -> list[x509.Certificate]:
+        known = self._signers.get(certificate.fingerprint(SHA256()))
+        return [anchor for anchor in self._anchors if is_signed_by(certificate, anchor)] if known is None else known
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A leaf that verified, and while it does: the validity of its whole chain."""
+
+    party: SpiffeId
+    not_before: datetime
+    not_after: datetime
+
+
 def verify_chain(
     leaf: x509.Certificate, anchors: Sequence[x509.Certificate], *, policy: Policy, usage: Usage, now: datetime
 ) -> SpiffeId:
-    """Verify a leaf against ``anchors`` (roots and issuing certificates) and return the party it names.
-
-    ``now`` is an aware datetime. Raises ``CertificateError`` with the reason ``untrusted`` (no chain to a root among
-    the anchors), ``bad_sigalg`` (a key or signature outside the policy), ``expired``, ``not_yet_valid``, ``bad_usage``
-    (basic constraints, key usage, extended key usage, an unknown critical extension), ``bad_name`` or ``malformed``.
-    """
-    _require_readable(leaf)
-    # A leaf of the wrong algorithm is told so whatever it chains to: that is the one thing its owner has to change.
-    _require_leaf_algorithms(leaf, policy)
-    failure: CertificateError | None = None
-    for path in _paths(leaf, anchors):
-        try:
-            _verify_path(path, policy, now)
-            require_usage(leaf, usage)
-            return _constrained_id(path)
-        except CertificateError as error:
-            failure = failure or error
-    raise failure or _untrusted(leaf, anchors)
+    """Verify one leaf and return the party it names. Raises as `ChainVerifier.verify` does."""
+    return ChainVerifier(anchors, policy).verify(leaf, usage=usage, now=now)
 
 
 def require_valid_now(certificate: x509.Certificate, now: datetime) -> None:
     """Raise ``CertificateError`` (``not_yet_valid``, ``expired``) unless ``now`` lies within the validity."""
     if now < certificate.not_valid_before_utc:
         raise CertificateError(
-            f"{_describe(certificate)} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
+            f"{describe(certificate)} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC",
             reason="not_yet_valid",
         )
     if now > certificate.not_valid_after_utc:
         raise CertificateError(
-            f"{_describe(certificate)} expired {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", reason="expired"
+            f"{describe(certificate)} expired {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", reason="expired"
         )
 
 
@@ -142,7 +213,7 @@ def spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     names = _find(_extensions(leaf), x509.SubjectAlternativeName)
     uris = [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
-        raise CertificateError(f"{_describe(leaf)} has {len(uris)} URIs and not exactly one", reason="bad_name")
+        raise CertificateError(f"{describe(leaf)} has {len(uris)} URIs and not exactly one", reason="bad_name")
     return SpiffeId.parse(uris[0])
 
 
@@ -165,7 +236,7 @@ def verifying_key(certificate: x509.Certificate) -> VerifyingKey:
     key = _public_key(certificate)
     if not isinstance(key, MLDSAPublicKey):
         raise CertificateError(
-            f"{_describe(certificate)} holds a key of {key_algorithm_name(certificate)} and not of ML-DSA",
+            f"{describe(certificate)} holds a key of {key_algorithm_name(certificate)} and not of ML-DSA",
             reason="bad_sigalg",
         )
     return VerifyingKey(key)
@@ -173,7 +244,7 @@ def verifying_key(certificate: x509.Certificate) -> VerifyingKey:
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
     """Whether a certificate is a root: it names itself as issuer and its signature is its own key's."""
-    return _is_signed_by(certificate, certificate)
+    return is_signed_by(certificate, certificate)
 
 
 def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None:
@@ -189,7 +260,7 @@ def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None
     hosts = [name.value for name in permitted if isinstance(name, x509.UniformResourceIdentifier)]
     if constraints.excluded_subtrees or not hosts or len(hosts) != len(permitted):
         raise CertificateError(
-            f"{_describe(authority)} has a name constraint other than permitted URI hosts", reason="bad_name"
+            f"{describe(authority)} has a name constraint other than permitted URI hosts", reason="bad_name"
         )
     return tuple(hosts)
 
@@ -204,22 +275,8 @@ def _require_readable(certificate: x509.Certificate) -> None:
     _extensions(certificate)
 
 
-def _paths(leaf: x509.Certificate, anchors: Sequence[x509.Certificate]) -> Iterator[list[x509.Certificate]]:
-    """Yield every chain of good signatures from the leaf to a self-signed anchor, the leaf first."""
-    unfinished = [[leaf]]
-    while unfinished:
-        path = unfinished.pop()
-        for anchor in anchors:
-            if anchor in path or not _is_signed_by(path[-1], anchor):
-                continue
-            longer = [*path, anchor]
-            if is_self_signed(anchor):
-                yield longer
-            elif len(longer) < _MAX_CHAIN_CERTIFICATES:
-                unfinished.append(longer)
-
-
-def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether this issuer's key signed a certificate in this issuer's name."""
     if certificate.issuer != issuer.subject:
         return False
     try:
@@ -234,9 +291,9 @@ def _verify_path(path: Sequence[x509.Certificate], policy: Policy, now: datetime
         issuer = path[min(depth + 1, len(path) - 1)]
         _require_signature_algorithm(certificate, issuer, policy)
         require_valid_now(certificate, now)
-        _require_understood(certificate)
+        require_understood(certificate)
         if depth > 0:
-            _require_authority(certificate, authorities_below=depth - 1)
+            require_authority(certificate, authorities_below=depth - 1)
 
 
 def _require_leaf_algorithms(leaf: x509.Certificate, policy: Policy) -> None:
@@ -244,7 +301,7 @@ def _require_leaf_algorithms(leaf: x509.Certificate, policy: Policy) -> None:
         policy.require_leaf_key(key_algorithm_name(leaf))
         policy.require_ca_signature(signature_algorithm_name(leaf))
     except PolicyError as error:
-        raise CertificateError(f"{_describe(leaf)}: {error}", reason="bad_sigalg") from error
+        raise CertificateError(f"{describe(leaf)}: {error}", reason="bad_sigalg") from error
 
 
 def _require_signature_algorithm(certificate: x509.Certificate, issuer: x509.Certificate, policy: Policy) -> None:
@@ -252,21 +309,23 @@ def _require_signature_algorithm(certificate: x509.Certificate, issuer: x509.Cer
     try:
         policy.require_ca_signature(name)
     except PolicyError as error:
-        raise CertificateError(f"{_describe(certificate)}: {error}", reason="bad_sigalg") from error
+        raise CertificateError(f"{describe(certificate)}: {error}", reason="bad_sigalg") from error
     if key_algorithm_name(issuer) != name:
         raise CertificateError(
-            f"{_describe(certificate)}: signed as {name} with a key of {key_algorithm_name(issuer)}",
+            f"{describe(certificate)}: signed as {name} with a key of {key_algorithm_name(issuer)}",
             reason="bad_sigalg",
         )
 
 
-def _require_understood(certificate: x509.Certificate) -> None:
+def require_understood(certificate: x509.Certificate) -> None:
+    """Raise ``CertificateError`` (``bad_usage``) for a critical extension that nobody here evaluates."""
     for extension in _extensions(certificate):
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise _bad_usage(certificate, f"has the critical extension {extension.oid.dotted_string}")
 
 
-def _require_authority(certificate: x509.Certificate, *, authorities_below: int) -> None:
+def require_authority(certificate: x509.Certificate, *, authorities_below: int) -> None:
+    """Raise ``CertificateError`` (``bad_usage``) unless a certificate may sign others, with so many beneath it."""
     extensions = _extensions(certificate)
     constraints = _find(extensions, x509.BasicConstraints)
     key_usage = _find(extensions, x509.KeyUsage)
@@ -282,7 +341,7 @@ def _constrained_id(path: Sequence[x509.Certificate]) -> SpiffeId:
         permitted = permitted_federations(authority)
         if permitted is not None and party.federation not in permitted:
             raise CertificateError(
-                f"{party} is outside the federation of {_describe(authority)}, which is {', '.join(permitted)}",
+                f"{party} is outside the federation of {describe(authority)}, which is {', '.join(permitted)}",
                 reason="bad_name",
             )
     return party
@@ -292,9 +351,12 @@ def _extensions(certificate: x509.Certificate) -> x509.Extensions:
     try:
         return certificate.extensions
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise CertificateError(
-            f"{_describe(certificate)}: malformed extensions: {error}", reason="malformed"
-        ) from error
+        raise CertificateError(f"{describe(certificate)}: malformed extensions: {error}", reason="malformed") from error
+
+
+def find_extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
+    """Return an extension's value. Raises ``CertificateError`` (``malformed``)."""
+    return _find(_extensions(certificate), kind)
 
 
 def _find(extensions: x509.Extensions, kind: type[Extension]) -> Extension | None:
@@ -324,14 +386,15 @@ def _untrusted(leaf: x509.Certificate, anchors: Sequence[x509.Certificate]) -> C
     namesake = any(anchor.subject == leaf.issuer for anchor in anchors)
     why = "a trusted authority has that name but did not sign it" if namesake else "no trusted authority has that name"
     return CertificateError(
-        f"{_describe(leaf)} was issued by {leaf.issuer.rfc4514_string()!r}: {why}, or its root is missing",
+        f"{describe(leaf)} was issued by {leaf.issuer.rfc4514_string()!r}: {why}, or its root is missing",
         reason="untrusted",
     )
 
 
 def _bad_usage(certificate: x509.Certificate, why: str) -> CertificateError:
-    return CertificateError(f"{_describe(certificate)} {why}", reason="bad_usage")
+    return CertificateError(f"{describe(certificate)} {why}", reason="bad_usage")
 
 
-def _describe(certificate: x509.Certificate) -> str:
+def describe(certificate: x509.Certificate) -> str:
+    """Return what a sentence calls a certificate."""
     return f"certificate {certificate.subject.rfc4514_string()!r}"

@@ -6,6 +6,7 @@ warned about: whoever could read it may have.
 
 import contextlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
@@ -27,6 +30,10 @@ from pqfl_transport.pki.spiffe import SpiffeId
 MAX_SECRET_BYTES = 64 * 1024
 _SECRET_MODE = 0o600
 _PUBLIC_MODE = 0o644
+_PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+_PEM_KEY = re.compile(
+    rb"-----BEGIN (?:EC |RSA )?PRIVATE KEY-----.+?-----END (?:EC |RSA )?PRIVATE KEY-----\n?", re.DOTALL
+)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -68,6 +75,34 @@ def read_public(path: Path, *, max_bytes: int = chain.MAX_PEM_BYTES) -> bytes:
     """Return a public file's bytes. Raises ``ConfigurationError``: ``missing``, ``unreadable``, ``too_large``."""
     with _opened(path) as descriptor:
         return _read(descriptor, path, max_bytes)
+
+
+def open_keystore(data: bytes, password: bytes | None, name: str) -> tuple[bytes, bytes]:
+    """Return certificate and private key of a PEM bundle or a PKCS#12 file, each as PEM, the key unencrypted.
+
+    ``name`` is the file in messages. Raises ``ConfigurationError`` (``bad_keystore``).
+    """
+    if _PEM_CERTIFICATE in data:
+        return _open_bundle(data, name)
+    try:
+        store = pkcs12.load_pkcs12(data, password)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(
+            f"{name}: neither a PEM bundle nor a PKCS#12 file that can be read with this password: {error}",
+            reason="bad_keystore",
+        ) from error
+    if store.cert is None or store.key is None:
+        raise ConfigurationError(f"{name}: holds no certificate with its private key", reason="bad_keystore")
+    key = store.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificates = (store.cert, *store.additional_certs)
+    return b"".join(one.certificate.public_bytes(Encoding.PEM) for one in certificates), key
+
+
+def _open_bundle(data: bytes, name: str) -> tuple[bytes, bytes]:
+    keys = _PEM_KEY.findall(data)
+    if len(keys) != 1:
+        raise ConfigurationError(f"{name}: holds {len(keys)} private keys and not one", reason="bad_keystore")
+    return data, keys[0]
 
 
 def write_secret(path: Path, data: bytes, *, overwrite: bool = False) -> None:

@@ -309,11 +309,11 @@ def test_algorithms_are_named_by_their_rows() -> None:
         "RSA-PSS": rsa.generate_private_key(65537, 2048),
     }
     hashes_of = {"ECDSA-P256": hashes.SHA256(), "ECDSA-P384": hashes.SHA384(), "secp521r1": hashes.SHA512()}
-    signed = {"secp521r1": "1.2.840.10045.4.3.4", "RSA-PSS": "1.2.840.113549.1.1.11"}
+    signed = {"secp521r1": "1.2.840.10045.4.3.4", "RSA-PSS": "RSA-PKCS1-SHA256"}
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "self")])
     for algorithm, key in keys.items():
         builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
-        # PKCS #1 v1.5 signs the RSA one: its OID is in no row, and so it is refused by number.
+        # PKCS #1 v1.5 signs the RSA one, which is a row of its own.
         digest = hashes.SHA256() if algorithm == "RSA-PSS" else hashes_of.get(algorithm)
         certificate = builder.sign(key, digest)
         assert chain.key_algorithm_name(certificate) == algorithm
