@@ -4,7 +4,7 @@ Everything is checked here and when a context is made from it, so a wrong file s
 at its first connection.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,14 +13,19 @@ from typing import Self
 
 from cryptography import x509
 
-from pqfl_transport.errors import CertificateError, ConfigurationError, PeerError
+from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki.chain import load_certificates
-from pqfl_transport.pki.keystore import read_public, read_secret, root_keys
+from pqfl_transport.pki.classical import verify_classical
+from pqfl_transport.pki.keystore import open_keystore, read_public, read_secret, root_keys
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.policy import Policy
-from pqfl_transport.tls.peers import CertifiedPeer, Named, check_certificate
+from pqfl_transport.tls.allowed import AllowedPeers
+from pqfl_transport.tls.peers import CertifiedPeer, check_certificate, read_certificate
 
+__all__ = ["AllowedPeers", "ClassicalSide", "Role", "TlsConfig", "TlsIdentity"]
+
+MAX_RESUME_SECONDS = 24 * 3600
 _MAX_PROTOCOL_BYTES = 255
 
 
@@ -69,6 +74,18 @@ class TlsIdentity:
         _ = identity.leaf, identity.anchors
         return identity
 
+    @classmethod
+    def load_keystore(cls, path: Path | str, ca_path: Path | str, password: bytes | None = None) -> Self:
+        """Read certificate and key from one file of mode 0600, a PEM bundle or PKCS#12.
+
+        Raises ``ConfigurationError`` naming the file that is missing, unreadable or malformed.
+        """
+        store, anchors = Path(path), Path(ca_path)
+        certificate_pem, key_pem = open_keystore(read_secret(store), password, str(store))
+        identity = cls(certificate_pem, key_pem, read_public(anchors), str(store), str(store), str(anchors))
+        _ = identity.leaf, identity.anchors
+        return identity
+
     @property
     def leaf(self) -> x509.Certificate:
         """The certificate shown to peers. Raises ``ConfigurationError``."""
@@ -86,37 +103,29 @@ class TlsIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class AllowedPeers:
-    """Whom this end accepts, among those whose certificate is good. One matching rule is enough; no rule accepts none.
+class ClassicalSide:
+    """What a migration needs beside the post-quantum half: whom to trust, and what to show to those who need it."""
 
-    A client without any rule checks the server's certificate against the host name it connects to instead.
-    """
+    anchors: tuple[x509.Certificate, ...]
+    """The trust store of classical peers, and of nobody else."""
+    identity: TlsIdentity | None = None
+    """A second certificate, with a classical key, for peers that cannot verify the first one."""
+    anchors_name: str = "the classical authorities"
 
-    uris: tuple[str, ...] = ()
-    """SPIFFE IDs, compared byte for byte."""
-    dns: tuple[str, ...] = ()
-    """DNS names, compared with the certificate's subject alternative names without wildcards."""
-    any_of_federation: bool = False
-    """Everybody whom the authorities of this end's federation certified for the other role."""
+    @classmethod
+    def load(cls, ca_path: Path | str, certs: Sequence[Path | str] = (), keys: Sequence[Path | str] = ()) -> Self:
+        """Read the trust store, and a second certificate with its key if there is one.
 
-    def __post_init__(self) -> None:
-        for uri in self.uris:
-            try:
-                SpiffeId.parse(uri)
-            except CertificateError as error:
-                raise ConfigurationError(f"allowed peer: {error}", reason="bad_name") from error
-
-    def __bool__(self) -> bool:
-        return bool(self.uris or self.dns or self.any_of_federation)
-
-    def check(self, peer: Named, *, federation: str | None = None) -> None:
-        """Raise ``PeerError`` (``not_allowed``) unless a rule matches; ``federation`` is this end's own, if known."""
-        names = {name.casefold() for name in peer.dns}
-        if str(peer.id) in self.uris or any(name.casefold() in names for name in self.dns):
-            return
-        if self.any_of_federation and federation in {None, peer.id.federation}:
-            return
-        raise PeerError(f"{peer.id} is not on the list of allowed peers", reason="not_allowed")
+        Raises ``ConfigurationError`` naming the file that is missing, unreadable or malformed.
+        """
+        store = Path(ca_path)
+        if len(certs) > 1:
+            raise ConfigurationError("there is one classical certificate at most", reason="classical")
+        anchors_pem = read_public(store)
+        identity = None
+        for cert, key in zip(map(Path, certs), map(Path, keys), strict=True):
+            identity = TlsIdentity(read_public(cert), read_secret(key), anchors_pem, str(cert), str(key), str(store))
+        return cls(tuple(_certificates(anchors_pem, str(store))), identity, str(store))
 
 
 def _system_clock() -> datetime:
@@ -135,10 +144,17 @@ class TlsConfig:
     """Application protocols, the preferred one first (RFC 7301)."""
     server_name: str | None = None
     """Client: the name to send and, without rules, to check, instead of the host connected to."""
+    classical: ClassicalSide | None = None
+    """Where classical peers are served too; the policy has to list what they may use."""
+    revocations: Revocations | None = None
+    resume_seconds: int = 0
+    """How long a session may be resumed, with a key exchange of its own; 0 for never."""
     clock: Callable[[], datetime] = field(default=_system_clock, compare=False)
     """What certificates are checked against: gives an aware time."""
     own: CertifiedPeer = field(init=False, compare=False)
     """What this end's own certificate says."""
+    own_classical: CertifiedPeer | None = field(init=False, compare=False)
+    """What its second certificate says."""
 
     def __post_init__(self) -> None:
         if self.role is Role.SERVER and not self.allowed:
@@ -148,18 +164,50 @@ class TlsConfig:
             )
         if any(not 1 <= len(name.encode()) <= _MAX_PROTOCOL_BYTES for name in self.alpn):
             raise ConfigurationError("an ALPN protocol has 1 to 255 bytes", reason="bad_alpn")
+        if not 0 <= self.resume_seconds <= MAX_RESUME_SECONDS:
+            raise ConfigurationError(
+                f"sessions are resumed within 0 to {MAX_RESUME_SECONDS} seconds", reason="bad_resume"
+            )
         identity = self.identity
         try:
             own = check_certificate(
-                identity.leaf,
-                identity.anchors,
-                policy=self.policy,
-                usage=self.role.own_usage,
-                now=self.clock(),
+                identity.leaf, identity.anchors, policy=self.policy, usage=self.role.own_usage, now=self.clock()
             )
         except CertificateError as error:
             raise ConfigurationError(f"{identity.certificate_name}: {error}", reason=error.reason) from error
         object.__setattr__(self, "own", own)
+        object.__setattr__(self, "own_classical", self._check_classical())
+
+    def certificates(self) -> tuple[CertifiedPeer, ...]:
+        """Return what ends some day: own certificates, and the authorities this end trusts."""
+        anchors = (*self.identity.anchors, *(self.classical.anchors if self.classical else ()))
+        own = (self.own,) if self.own_classical is None else (self.own, self.own_classical)
+        return (*own, *(read_certificate(anchor) for anchor in anchors))
+
+    def _check_classical(self) -> CertifiedPeer | None:
+        side, sets = self.classical, self.policy.classical
+        if (side is None) is not (sets is None):
+            sentence = (
+                f"policy {self.policy.name} serves classical peers and needs a trust store for them"
+                if side is None
+                else f"policy {self.policy.name} lists nothing classical, so classical authorities are of no use"
+            )
+            raise ConfigurationError(sentence, reason="classical")
+        if side is None or sets is None:
+            return None
+        if set(side.anchors) & set(self.identity.anchors):
+            raise ConfigurationError(
+                f"{side.anchors_name}: an authority is in both trust stores; classical peers have one of their own",
+                reason="classical",
+            )
+        if side.identity is None:
+            return None
+        leaf, *above = _certificates(side.identity.certificate_pem, side.identity.certificate_name)
+        try:
+            verify_classical(leaf, above, side.anchors, classical=sets, usage=self.role.own_usage, now=self.clock())
+        except CertificateError as error:
+            raise ConfigurationError(f"{side.identity.certificate_name}: {error}", reason=error.reason) from error
+        return read_certificate(leaf)
 
 
 def _certificates(pem: bytes, name: str) -> list[x509.Certificate]:

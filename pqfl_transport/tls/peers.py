@@ -4,71 +4,110 @@ The certificate is checked inside the handshake, where a refusal still reaches t
 negotiated group and cipher suite are asserted after it, although nothing outside the policy was offered.
 """
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from pqfl_transport.errors import CertificateError, PeerError, PolicyError
-from pqfl_transport.pki.chain import key_algorithm_name, verify_chain
+from pqfl_transport.pki.chain import find_extension, key_algorithm_name, spiffe_id, verify_chain
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy
+from pqfl_transport.tls.allowed import Named
 
 TLS_1_3 = "TLSv1.3"
 
 
-class Named(Protocol):
-    """Whoever has the names of a certificate."""
-
-    @property
-    def id(self) -> SpiffeId:
-        """The one URI."""
-
-    @property
-    def dns(self) -> tuple[str, ...]:
-        """The DNS names."""
-
-    @property
-    def ip(self) -> tuple[str, ...]:
-        """The IP addresses, in their shortest text form."""
-
-
 @dataclass(frozen=True, slots=True)
 class CertifiedPeer:
-    """What a certificate says of its holder, after its chain, usage and names were verified."""
+    """What a certificate says of its holder. It counts only after its chain, usage and names were verified."""
 
-    id: SpiffeId
+    id: SpiffeId | None
+    """None only for a classical peer whose certificate has no SPIFFE ID."""
+    name: str
+    """For logs and counters: the SPIFFE ID, else the first DNS name, else the subject."""
     dns: tuple[str, ...]
     ip: tuple[str, ...]
+    cn: str | None
+    ous: tuple[str, ...]
+    subject: str
+    """RFC 4514."""
     sigalg: str
     """The row of its key, which fixes the signature of the handshake."""
     serial_number: int
+    not_before: datetime
     not_after: datetime
     fingerprint: bytes
     """SHA-256 over the DER certificate, 32 bytes."""
+    spki_sha256: bytes
+    """SHA-256 over the SubjectPublicKeyInfo, 32 bytes."""
+
+    @property
+    def algorithm(self) -> str:
+        """The row of its key."""
+        return self.sigalg
 
 
 @dataclass(frozen=True, slots=True)
 class PeerFacts:
     """What is known of a peer and of the connection to it: the evidence for log, metrics and audit."""
 
-    id: SpiffeId
-    dns: tuple[str, ...]
-    ip: tuple[str, ...]
+    certified: CertifiedPeer
     group: str
     """The TLS group, by the name OpenSSL reads back."""
     cipher_suite: str
     own_sigalg: str
-    peer_sigalg: str
     alpn: str | None
-    serial_number: int
-    not_after: datetime
-    fingerprint: bytes
-    """SHA-256 over the DER certificate, 32 bytes."""
+    post_quantum: bool
+    """Whether key exchange and both certificates are; where not, the policy serves classical peers too."""
+    resumed: bool
+    """Whether an earlier session was resumed; the key exchange is a new one all the same."""
+
+    @property
+    def id(self) -> SpiffeId | None:
+        """The peer's SPIFFE ID."""
+        return self.certified.id
+
+    @property
+    def name(self) -> str:
+        """The peer in logs and counters."""
+        return self.certified.name
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        """The DNS names of its certificate."""
+        return self.certified.dns
+
+    @property
+    def ip(self) -> tuple[str, ...]:
+        """The IP addresses of its certificate."""
+        return self.certified.ip
+
+    @property
+    def peer_sigalg(self) -> str:
+        """The row of the peer's key."""
+        return self.certified.sigalg
+
+    @property
+    def serial_number(self) -> int:
+        """The serial number of its certificate."""
+        return self.certified.serial_number
+
+    @property
+    def not_after(self) -> datetime:
+        """The end of its certificate."""
+        return self.certified.not_after
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 over its DER certificate, 32 bytes."""
+        return self.certified.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +126,35 @@ def check_certificate(
     leaf: x509.Certificate, anchors: tuple[x509.Certificate, ...], *, policy: Policy, usage: Usage, now: datetime
 ) -> CertifiedPeer:
     """Verify chain, algorithms, validity, usage and the one name. Raises as `verify_chain` does."""
-    party = verify_chain(leaf, anchors, policy=policy, usage=usage, now=now)
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    verify_chain(leaf, anchors, policy=policy, usage=usage, now=now)
+    return read_certificate(leaf)
+
+
+def read_certificate(leaf: x509.Certificate) -> CertifiedPeer:
+    """Return what a certificate says, without any verification. Raises ``CertificateError`` (``malformed``)."""
+    names = find_extension(leaf, x509.SubjectAlternativeName) or x509.SubjectAlternativeName([])
+    dns = tuple(names.get_values_for_type(x509.DNSName))
+    subject = leaf.subject.rfc4514_string()
+    try:
+        party = spiffe_id(leaf)
+    except CertificateError:
+        party = None
+    units = leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return CertifiedPeer(
         id=party,
-        dns=tuple(names.get_values_for_type(x509.DNSName)),
+        name=str(party or next(iter(dns), subject)),
+        dns=dns,
         ip=tuple(str(address) for address in names.get_values_for_type(x509.IPAddress)),
+        cn=str(common[0].value) if len(common) == 1 else None,
+        ous=tuple(str(unit.value) for unit in units),
+        subject=subject,
         sigalg=key_algorithm_name(leaf),
         serial_number=leaf.serial_number,
+        not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         fingerprint=fingerprint(leaf),
+        spki_sha256=spki_sha256(leaf),
     )
 
 
@@ -113,20 +171,26 @@ def check_host(peer: Named, host: str) -> None:
         found = address in peer.ip
     if not found:
         names = ", ".join((*peer.dns, *peer.ip)) or "no host at all"
-        raise CertificateError(f"{peer.id} is certified for {names} and not for {host!r}", reason="bad_name")
+        raise CertificateError(f"{peer.name} is certified for {names} and not for {host!r}", reason="bad_name")
 
 
 def check_connection(
-    certified: CertifiedPeer | None, negotiated: Negotiated, *, policy: Policy, own_sigalg: str
+    certified: CertifiedPeer | None,
+    negotiated: Negotiated,
+    *,
+    policy: Policy,
+    own_sigalg: str,
+    resumption: bool = False,
 ) -> PeerFacts:
     """Assert that what was negotiated is what the policy lists, with the peer whose certificate was checked.
 
-    Raises ``PeerError``: ``no_pq_group``, or ``protocol`` for anything else. The handshake offered nothing outside the
-    policy, so this never fires unless the library beneath misbehaves; a handshake counts only once it has passed.
+    Raises ``PeerError``: ``no_pq_group``, or ``protocol`` for anything else, a resumed session where ``resumption`` was
+    not asked for included. The handshake offered nothing outside the policy, so this never fires unless the library
+    beneath misbehaves; a handshake counts only once it has passed.
     """
     if certified is None or negotiated.peer_fingerprint != certified.fingerprint:
         raise PeerError("the handshake ended without the certificate that was checked", reason="protocol")
-    if negotiated.version != TLS_1_3 or negotiated.session_reused:
+    if negotiated.version != TLS_1_3 or (negotiated.session_reused and not resumption):
         raise PeerError(
             f"the handshake ended in {negotiated.version}, session resumed: {negotiated.session_reused}",
             reason="protocol",
@@ -134,25 +198,33 @@ def check_connection(
     try:
         policy.require_group(negotiated.group)
         policy.require_tls_suite(negotiated.cipher_suite)
-        policy.require_leaf_key(own_sigalg)
     except PolicyError as error:
         reason = error.reason if error.reason == "no_pq_group" else "protocol"
         raise PeerError(f"after the handshake: {error}", reason=reason) from error
+    group = str(negotiated.group)
+    post_quantum = policy.is_post_quantum(group, own_sigalg, certified.sigalg)
+    if not post_quantum and policy.classical is None:
+        raise PeerError(
+            f"after the handshake: {own_sigalg} and {certified.sigalg} are not what {policy.name} lists",
+            reason="protocol",
+        )
     return PeerFacts(
-        id=certified.id,
-        dns=certified.dns,
-        ip=certified.ip,
-        group=str(negotiated.group),
+        certified=certified,
+        group=group,
         cipher_suite=str(negotiated.cipher_suite),
         own_sigalg=own_sigalg,
-        peer_sigalg=certified.sigalg,
         alpn=negotiated.alpn,
-        serial_number=certified.serial_number,
-        not_after=certified.not_after,
-        fingerprint=certified.fingerprint,
+        post_quantum=post_quantum,
+        resumed=negotiated.session_reused,
     )
 
 
 def fingerprint(certificate: x509.Certificate) -> bytes:
     """Return SHA-256 over the DER certificate, 32 bytes."""
     return certificate.fingerprint(hashes.SHA256())
+
+
+def spki_sha256(certificate: x509.Certificate) -> bytes:
+    """Return SHA-256 over the SubjectPublicKeyInfo, 32 bytes (RFC 7469 §2.4)."""
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
