@@ -2,6 +2,9 @@
 
 The four levels of the project are four policies. A name that is not in the set is refused, however strong it is: an
 operator who wants ML-DSA-87 leaves beside ML-DSA-65 ones says so in a policy that lists both.
+
+A policy for a migration has a classical half. The two halves are lists side by side for what a connection negotiates,
+and never mix within one certificate chain: whoever verifies a post-quantum chain asks `Policy.post_quantum_half`.
 """
 
 from dataclasses import dataclass, replace
@@ -56,10 +59,25 @@ class Policy:
         return self.groups if self.classical is None else (*self.groups, *self.classical.groups)
 
     @property
+    def all_leaf_keys(self) -> tuple[str, ...]:
+        """Every key a TLS certificate may hold, the post-quantum ones first."""
+        return self.leaf_keys if self.classical is None else (*self.leaf_keys, *self.classical.leaf_keys)
+
+    @property
+    def all_ca_signatures(self) -> tuple[str, ...]:
+        """Every signature a TLS certificate may bear, the post-quantum ones first."""
+        return self.ca_signatures if self.classical is None else (*self.ca_signatures, *self.classical.ca_signatures)
+
+    @property
     def all_signatures(self) -> tuple[str, ...]:
-        """Every signature a TLS peer may make or show, those of post-quantum leaves first."""
+        """Every signature a TLS peer may make or show: the post-quantum ones first, and of those the leaves'."""
         more = () if self.classical is None else (*self.classical.leaf_keys, *self.classical.ca_signatures)
         return tuple(dict.fromkeys((*self.leaf_keys, *self.ca_signatures, *more)))
+
+    @property
+    def post_quantum_half(self) -> "Policy":
+        """The same policy without what a migration accepts beside it."""
+        return self if self.classical is None else replace(self, classical=None)
 
     def is_post_quantum(self, group: str, own_sigalg: str, peer_sigalg: str) -> bool:
         """Whether neither key exchange nor authentication of a connection was classical."""
@@ -75,11 +93,11 @@ class Policy:
 
     def require_leaf_key(self, name: str | None) -> None:
         """Raise ``PolicyError`` unless a leaf's key is of a listed algorithm."""
-        self._require("bad_sigalg", "certificate key", name, self.leaf_keys)
+        self._require("bad_sigalg", "certificate key", name, self.all_leaf_keys)
 
     def require_ca_signature(self, name: str | None) -> None:
         """Raise ``PolicyError`` unless a certificate was signed with a listed algorithm."""
-        self._require("bad_sigalg", "certificate signature", name, self.ca_signatures)
+        self._require("bad_sigalg", "certificate signature", name, self.all_ca_signatures)
 
     def require_content_suite(self, suite_id: str) -> ContentSuite:
         """Return the suite's row. Raises ``PolicyError`` unless the envelope's suite is listed."""
@@ -189,7 +207,7 @@ def choose(*, name: str | None = None, level: SecurityLevel | str | None = None,
     if name is not None:
         if level is not None or pq is not None:
             raise ConfigurationError(
-                "--policy decides level and mode: leave --level and --pq away", reason="two_policies"
+                f"--policy {name} decides level and mode already: leave --level and --pq away", reason="two_policies"
             )
         return for_name(name)
     policy = for_level(level or DEFAULT_LEVEL)
@@ -199,8 +217,9 @@ def choose(*, name: str | None = None, level: SecurityLevel | str | None = None,
         return policy
     if policy.level is not SecurityLevel.HIGH:
         raise ConfigurationError(
-            f"--pq prefer is there for a migration at level {SecurityLevel.HIGH}, not at {policy.level}",
-            reason="unknown_policy",
+            f"--pq prefer serves classical peers during a migration, at level {SecurityLevel.HIGH} only; level"
+            f" {policy.level} has no classical half to serve them with",
+            reason="no_classical",
         )
     return POLICIES["pq-prefer-2026"]
 

@@ -96,7 +96,8 @@ class ChainVerifier:
 
     def __init__(self, anchors: Sequence[x509.Certificate], policy: Policy) -> None:
         self._anchors = tuple(anchors)
-        self._policy = policy
+        # Where classical peers are served too, their half of the policy is no excuse for anything in this chain.
+        self._policy = policy.post_quantum_half
         self._roots = [anchor for anchor in self._anchors if is_self_signed(anchor)]
         self._signers = {
             anchor.fingerprint(SHA256()): [other for other in self._anchors if is_signed_by(anchor, other)]
@@ -112,8 +113,10 @@ class ChainVerifier:
         constraints, key usage, extended key usage, an unknown critical extension), ``bad_name`` or ``malformed``.
         """
         key = leaf.fingerprint(SHA256()), usage
-        good = self._remembered.get(key)
+        # Taken out and put back: the order is that of the last use, and two threads never meet inside one step.
+        good = self._remembered.pop(key, None)
         if good is not None and good.not_before <= now <= good.not_after:
+            self._remembered[key] = good
             return good.party
         _require_readable(leaf)
         # A leaf of the wrong algorithm is told so whatever it chains to: that is the one thing its owner has to change.

@@ -4,14 +4,24 @@ import pytest
 
 from pqfl_transport.algorithms import CONTENT_SUITES, Kind, Status, find
 from pqfl_transport.errors import ConfigurationError, PolicyError
-from pqfl_transport.policy import DEFAULT_LEVEL, POLICIES, Policy, SecurityLevel, for_level, leaf_algorithm
+from pqfl_transport.policy import (
+    DEFAULT_LEVEL,
+    POLICIES,
+    Policy,
+    SecurityLevel,
+    choose,
+    for_level,
+    for_name,
+    leaf_algorithm,
+)
 
 ALL = list(POLICIES.values())
+PREFER = for_name("pq-prefer-2026")
 
 
 def test_the_four_levels_are_the_documented_sets() -> None:
     """The table of security levels, written out."""
-    table = {p.level.value: (p.groups, p.leaf_keys, p.content_suites) for p in ALL}
+    table = {p.level.value: (p.groups, p.leaf_keys, p.content_suites) for p in map(for_level, SecurityLevel)}
     assert table == {
         "standard": (("X25519MLKEM768",), ("ML-DSA-44",), ("pqfl/v1/mlkem768x25519-mldsa44",)),
         "high": (("X25519MLKEM768", "SecP256r1MLKEM768"), ("ML-DSA-65",), ("pqfl/v1/mlkem768x25519-mldsa65",)),
@@ -76,3 +86,124 @@ def test_an_unknown_level_is_refused_and_the_levels_are_listed() -> None:
     """A level that does not exist is a usage error that helps."""
     with pytest.raises(ConfigurationError, match="standard, high, maximum, cnsa2"):
         for_level("paranoid")
+
+
+def test_the_named_policies_are_the_default_level_with_and_without_a_classical_half() -> None:
+    """Requiring is the level high by another name; preferring adds the classical sets, written out, and no other."""
+    high, require = for_level("high"), for_name("pq-require-2026")
+    assert {policy.name for policy in ALL} == {
+        "standard-2026", "high-2026", "maximum-2026", "cnsa2-2026", "pq-require-2026", "pq-prefer-2026",
+    }  # fmt: skip
+    for policy in (require, PREFER):
+        assert (policy.groups, policy.leaf_keys, policy.ca_signatures) == (
+            high.groups, high.leaf_keys, high.ca_signatures,
+        )  # fmt: skip
+        assert (policy.tls_suites, policy.content_suites) == (high.tls_suites, high.content_suites)
+    assert [policy.name for policy in ALL if policy.classical is not None] == ["pq-prefer-2026"]
+    assert PREFER.classical is not None
+    assert PREFER.classical.groups == ("x25519", "secp256r1", "secp384r1")
+    assert PREFER.classical.leaf_keys == ("ECDSA-P256", "ECDSA-P384", "Ed25519", "RSA-PSS")
+    assert PREFER.classical.ca_signatures == (*PREFER.classical.leaf_keys, "RSA-PKCS1-SHA256", "RSA-PKCS1-SHA384")
+
+
+def test_the_classical_half_names_classical_rows_only() -> None:
+    """Every name is that of a row, and nothing broken is served to anybody."""
+    sets = PREFER.classical
+    assert sets is not None
+    rows = [find(name, Kind.TLS_GROUP) for name in sets.groups]
+    rows += [find(name, Kind.SIGNATURE) for name in (*sets.leaf_keys, *sets.ca_signatures)]
+    assert {row.status for row in rows} == {Status.CLASSICAL}
+
+
+def test_the_post_quantum_names_come_first() -> None:
+    """Order is preference: whoever can do both does the post-quantum one."""
+    for policy in ALL:
+        more = policy.classical
+        assert policy.all_groups == (*policy.groups, *(more.groups if more else ()))
+        assert policy.all_leaf_keys == (*policy.leaf_keys, *(more.leaf_keys if more else ()))
+        assert policy.all_ca_signatures == (*policy.ca_signatures, *(more.ca_signatures if more else ()))
+        assert policy.all_signatures[0] == policy.leaf_keys[0]
+        assert set(policy.all_signatures) == {*policy.all_leaf_keys, *policy.all_ca_signatures}
+        assert len(set(policy.all_signatures)) == len(policy.all_signatures)
+
+
+@pytest.mark.parametrize(
+    ("check", "listed", "other"),
+    [
+        (Policy.require_group, ("X25519MLKEM768", "x25519"), "x448"),
+        (Policy.require_leaf_key, ("ML-DSA-65", "RSA-PSS"), "ML-DSA-44"),
+        (Policy.require_ca_signature, ("ML-DSA-87", "RSA-PKCS1-SHA256"), "1.2.840.113549.1.1.5"),
+    ],
+)
+def test_a_migration_accepts_both_halves_and_its_post_quantum_half_only_one(
+    check: object, listed: tuple[str, str], other: str
+) -> None:
+    """What is in neither set is refused all the same, ML-DSA of another level included."""
+    for name in listed:
+        check(PREFER, name)  # type: ignore[operator]
+    with pytest.raises(PolicyError):
+        check(PREFER, other)  # type: ignore[operator]
+    check(PREFER.post_quantum_half, listed[0])  # type: ignore[operator]
+    with pytest.raises(PolicyError):
+        check(PREFER.post_quantum_half, listed[1])  # type: ignore[operator]
+    assert for_level("high").post_quantum_half is for_level("high")
+
+
+@pytest.mark.parametrize(
+    ("group", "own", "peer", "expected"),
+    [
+        ("X25519MLKEM768", "ML-DSA-65", "ML-DSA-65", True),
+        ("x25519", "ML-DSA-65", "ML-DSA-65", False),
+        ("X25519MLKEM768", "ECDSA-P256", "ML-DSA-65", False),
+        ("X25519MLKEM768", "ML-DSA-65", "RSA-PSS", False),
+        ("SecP384r1MLKEM1024", "ML-DSA-65", "ML-DSA-65", False),
+    ],
+)
+def test_a_connection_is_post_quantum_when_all_of_it_is(group: str, own: str, peer: str, expected: bool) -> None:
+    """One classical part makes a connection classical."""
+    assert PREFER.is_post_quantum(group, own, peer) is expected
+
+
+def test_an_unknown_policy_is_refused_and_the_names_are_listed() -> None:
+    """Names are exact: a year or a capital letter makes another name."""
+    for word in ("pq-require", "PQ-REQUIRE-2026", ""):
+        with pytest.raises(ConfigurationError, match=r"cnsa2-2026, high-2026.*pq-prefer-2026") as caught:
+            for_name(word)
+        assert caught.value.reason == "unknown_policy"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ({}, "high-2026"),
+        ({"level": "cnsa2"}, "cnsa2-2026"),
+        ({"level": "maximum", "pq": "require"}, "maximum-2026"),
+        ({"pq": "prefer"}, "pq-prefer-2026"),
+        ({"pq": "prefer", "level": "high"}, "pq-prefer-2026"),
+        ({"name": "pq-require-2026"}, "pq-require-2026"),
+        ({"name": "cnsa2-2026"}, "cnsa2-2026"),
+    ],
+)
+def test_what_an_operator_says_chooses_one_policy(words: dict[str, str], name: str) -> None:
+    """A name, or a level and a mode; nothing said is the default level, classical peers refused."""
+    assert choose(**words).name == name
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "message"),
+    [
+        ({"name": "cnsa2-2026", "level": "cnsa2"}, "two_policies", "--policy cnsa2-2026"),
+        ({"name": "pq-prefer-2026", "pq": "prefer"}, "two_policies", "leave --level and --pq away"),
+        ({"pq": "prefer", "level": "maximum"}, "no_classical", "level maximum has no classical half"),
+        ({"pq": "prefer", "level": "cnsa2"}, "no_classical", "level cnsa2 has no classical half"),
+        ({"pq": "prefer", "level": "standard"}, "no_classical", "level standard has no classical half"),
+        ({"pq": "perhaps"}, "unknown_policy", "expected require or prefer"),
+        ({"level": "paranoid"}, "unknown_level", "paranoid"),
+        ({"name": ""}, "unknown_policy", "unknown policy ''"),
+    ],
+)
+def test_words_that_contradict_each_other_are_refused(words: dict[str, str], reason: str, message: str) -> None:
+    """Nothing is guessed: the sentence says which flag is too many, or why the level excludes the mode."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        choose(**words)
+    assert caught.value.reason == reason
