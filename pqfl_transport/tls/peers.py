@@ -5,23 +5,28 @@ negotiated group and cipher suite are asserted after it, although nothing outsid
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
+from pqfl_transport.algorithms import TABLE, Kind, Status
 from pqfl_transport.errors import CertificateError, PeerError, PolicyError
-from pqfl_transport.pki.chain import find_extension, key_algorithm_name, spiffe_id, verify_chain
+from pqfl_transport.pki.chain import describe, find_extension, key_algorithm_name, spiffe_id, verify_chain
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.allowed import Named
 
 TLS_1_3 = "TLSv1.3"
+_CLASSICAL = frozenset(row.name for row in TABLE if row.kind is Kind.SIGNATURE and row.status is Status.CLASSICAL)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9_.-]{0,252}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,9 @@ class CertifiedPeer:
     id: SpiffeId | None
     """None only for a classical peer whose certificate has no SPIFFE ID."""
     name: str
-    """For logs and counters: the SPIFFE ID, else the first DNS name, else the subject."""
+    """For logs and counters: the SPIFFE ID, else the first DNS name, else the subject, never one that reads as another
+    kind.
+    """
     dns: tuple[str, ...]
     ip: tuple[str, ...]
     cn: str | None
@@ -47,11 +54,18 @@ class CertifiedPeer:
     """SHA-256 over the DER certificate, 32 bytes."""
     spki_sha256: bytes
     """SHA-256 over the SubjectPublicKeyInfo, 32 bytes."""
+    issuer: str = ""
+    """RFC 4514."""
 
     @property
     def algorithm(self) -> str:
         """The row of its key."""
         return self.sigalg
+
+    @property
+    def classical(self) -> bool:
+        """Whether its key is one that a quantum computer breaks."""
+        return self.sigalg in _CLASSICAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +148,6 @@ def read_certificate(leaf: x509.Certificate) -> CertifiedPeer:
     """Return what a certificate says, without any verification. Raises ``CertificateError`` (``malformed``)."""
     names = find_extension(leaf, x509.SubjectAlternativeName) or x509.SubjectAlternativeName([])
     dns = tuple(names.get_values_for_type(x509.DNSName))
-    subject = leaf.subject.rfc4514_string()
     try:
         party = spiffe_id(leaf)
     except CertificateError:
@@ -143,18 +156,20 @@ def read_certificate(leaf: x509.Certificate) -> CertifiedPeer:
     common = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return CertifiedPeer(
         id=party,
-        name=str(party or next(iter(dns), subject)),
+        name=_name(leaf, party, dns),
         dns=dns,
         ip=tuple(str(address) for address in names.get_values_for_type(x509.IPAddress)),
+        # Of two common names it would depend on the reader which one counts.
         cn=str(common[0].value) if len(common) == 1 else None,
         ous=tuple(str(unit.value) for unit in units),
-        subject=subject,
+        subject=leaf.subject.rfc4514_string(),
         sigalg=key_algorithm_name(leaf),
         serial_number=leaf.serial_number,
         not_before=leaf.not_valid_before_utc,
         not_after=leaf.not_valid_after_utc,
         fingerprint=fingerprint(leaf),
         spki_sha256=spki_sha256(leaf),
+        issuer=leaf.issuer.rfc4514_string(),
     )
 
 
@@ -184,6 +199,8 @@ def check_connection(
 ) -> PeerFacts:
     """Assert that what was negotiated is what the policy lists, with the peer whose certificate was checked.
 
+    ``resumption``: whether this end lets sessions be resumed.
+
     Raises ``PeerError``: ``no_pq_group``, or ``protocol`` for anything else, a resumed session where ``resumption`` was
     not asked for included. The handshake offered nothing outside the policy, so this never fires unless the library
     beneath misbehaves; a handshake counts only once it has passed.
@@ -198,23 +215,19 @@ def check_connection(
     try:
         policy.require_group(negotiated.group)
         policy.require_tls_suite(negotiated.cipher_suite)
+        policy.require_leaf_key(own_sigalg)
+        policy.require_leaf_key(certified.sigalg)
     except PolicyError as error:
         reason = error.reason if error.reason == "no_pq_group" else "protocol"
         raise PeerError(f"after the handshake: {error}", reason=reason) from error
     group = str(negotiated.group)
-    post_quantum = policy.is_post_quantum(group, own_sigalg, certified.sigalg)
-    if not post_quantum and policy.classical is None:
-        raise PeerError(
-            f"after the handshake: {own_sigalg} and {certified.sigalg} are not what {policy.name} lists",
-            reason="protocol",
-        )
     return PeerFacts(
         certified=certified,
         group=group,
         cipher_suite=str(negotiated.cipher_suite),
         own_sigalg=own_sigalg,
         alpn=negotiated.alpn,
-        post_quantum=post_quantum,
+        post_quantum=policy.is_post_quantum(group, own_sigalg, certified.sigalg),
         resumed=negotiated.session_reused,
     )
 
@@ -225,6 +238,20 @@ def fingerprint(certificate: x509.Certificate) -> bytes:
 
 
 def spki_sha256(certificate: x509.Certificate) -> bytes:
-    """Return SHA-256 over the SubjectPublicKeyInfo, 32 bytes (RFC 7469 §2.4)."""
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    """Return SHA-256 over the SubjectPublicKeyInfo, 32 bytes (RFC 7469 §2.4).
+
+    Raises ``CertificateError`` (``malformed``) for a key that cannot be read.
+    """
+    try:
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"{describe(certificate)}: unreadable key: {error}", reason="malformed") from error
     return hashlib.sha256(spki).digest()
+
+
+def _name(leaf: x509.Certificate, party: SpiffeId | None, dns: tuple[str, ...]) -> str:
+    """Limits and counters go by this name, so no DNS name may pass for an ID, and none may be empty."""
+    if party is not None:
+        return str(party)
+    host = next((name for name in dns if _HOST_NAME.fullmatch(name)), None)
+    return host or leaf.subject.rfc4514_string() or f"sha256:{fingerprint(leaf).hex()}"
