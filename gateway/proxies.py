@@ -217,9 +217,10 @@ _CONVERSATIONS = MappingProxyType({"http": _http, "socks5": _socks5})
 def _split(url: str, where: str) -> tuple[SplitResult, int | None]:
     try:
         parts = urlsplit(url)
-        return parts, parts.port
+        port = parts.port
     except ValueError:
         raise _bad_proxy(where, _EXPECTED) from None
+    return parts, port
 
 
 def _check_words(scheme: str, user: bytes, password: bytes, where: str) -> None:
