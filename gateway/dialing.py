@@ -130,7 +130,7 @@ async def _connect(address: Address, timeout_seconds: float) -> socket.socket:
         except OSError as error:
             if len(places) == 1 or error.errno in _OUR_OWN_FAULT:
                 raise
-            failures.append(f"{place[1][0]}: {error.strerror or 'no answer'}")
+            failures.append(f"{error.strerror or 'no answer'} ({place[1][0]})")
     raise OSError(errno.EHOSTUNREACH, ", ".join(failures))
 
 
