@@ -19,7 +19,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.x509.oid import ExtensionOID, PublicKeyAlgorithmOID, SignatureAlgorithmOID
 
 from pqfl_transport.algorithms import TABLE
@@ -40,13 +40,11 @@ _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 _ROW_NAMES = MappingProxyType({row.oid: row.name for row in TABLE if row.oid is not None})
 _CURVES = MappingProxyType({"secp256r1": "ECDSA-P256", "secp384r1": "ECDSA-P384"})
-# An ECDSA signature names its hash and not its curve; the two rows pair each curve with the hash of its size, and the
-# issuer's key has to agree with what is read here.
+# An ECDSA signature names its hash and not its curve: whoever accepts one looks at the issuer's key as well.
 _CLASSICAL_SIGNATURES = MappingProxyType(
     {
         SignatureAlgorithmOID.ECDSA_WITH_SHA256: "ECDSA-P256",
         SignatureAlgorithmOID.ECDSA_WITH_SHA384: "ECDSA-P384",
-        SignatureAlgorithmOID.RSASSA_PSS: "RSA-PSS",
         SignatureAlgorithmOID.RSA_WITH_SHA256: "RSA-PKCS1-SHA256",
         SignatureAlgorithmOID.RSA_WITH_SHA384: "RSA-PKCS1-SHA384",
         SignatureAlgorithmOID.ED25519: "Ed25519",
@@ -55,7 +53,6 @@ _CLASSICAL_SIGNATURES = MappingProxyType(
 _CLASSICAL_KEYS = MappingProxyType(
     {
         PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5: "RSA-PSS",
-        PublicKeyAlgorithmOID.RSASSA_PSS: "RSA-PSS",
         PublicKeyAlgorithmOID.ED25519: "Ed25519",
     }
 )
@@ -196,14 +193,13 @@ def require_usage(leaf: x509.Certificate, usage: Usage) -> None:
 
     OpenSSL takes a certificate without extended key usage for every use; here none and one too many are refused.
     """
-    extensions = _extensions(leaf)
-    constraints = _find(extensions, x509.BasicConstraints)
+    constraints = find_extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         raise _bad_usage(leaf, "is an authority's and not an end entity's")
-    key_usage = _find(extensions, x509.KeyUsage)
+    key_usage = find_extension(leaf, x509.KeyUsage)
     if key_usage is None or not key_usage.digital_signature:
         raise _bad_usage(leaf, "has no key usage digitalSignature")
-    extended = _find(extensions, x509.ExtendedKeyUsage)
+    extended = find_extension(leaf, x509.ExtendedKeyUsage)
     if extended is None:
         raise _bad_usage(leaf, f"has no extended key usage; it has to be for {usage.value} use only")
     if list(extended) != [usage.oid]:
@@ -213,16 +209,21 @@ def require_usage(leaf: x509.Certificate, usage: Usage) -> None:
 
 def spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     """Return the one party a certificate names. Raises ``CertificateError`` (``bad_name``) for none, two, malformed."""
-    names = _find(_extensions(leaf), x509.SubjectAlternativeName)
+    names = find_extension(leaf, x509.SubjectAlternativeName)
     uris = [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise CertificateError(f"{describe(leaf)} has {len(uris)} URIs and not exactly one", reason="bad_name")
     return SpiffeId.parse(uris[0])
 
 
-def signature_algorithm_name(certificate: x509.Certificate) -> str:
-    """Return the row's name of the algorithm that signed this certificate, or the OID where no row has it."""
-    oid = certificate.signature_algorithm_oid
+def signature_algorithm_name(signed: x509.Certificate | x509.CertificateRevocationList) -> str:
+    """Return the row's name of the algorithm that signed this certificate or list, or the OID where no row has it."""
+    oid = signed.signature_algorithm_oid
+    # The OID of PSS is the same for every hash, SHA-1 among them.
+    if oid == SignatureAlgorithmOID.RSASSA_PSS and isinstance(
+        signed.signature_hash_algorithm, (SHA256, SHA384, SHA512)
+    ):
+        return "RSA-PSS"
     return _ROW_NAMES.get(oid.dotted_string) or _CLASSICAL_SIGNATURES.get(oid) or oid.dotted_string
 
 
@@ -236,7 +237,7 @@ def key_algorithm_name(certificate: x509.Certificate) -> str:
 
 def verifying_key(certificate: x509.Certificate) -> VerifyingKey:
     """Return the ML-DSA key of a certificate. Raises ``CertificateError`` (``bad_sigalg``) for any other kind."""
-    key = _public_key(certificate)
+    key = public_key(certificate)
     if not isinstance(key, MLDSAPublicKey):
         raise CertificateError(
             f"{describe(certificate)} holds a key of {key_algorithm_name(certificate)} and not of ML-DSA",
@@ -256,7 +257,7 @@ def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None
     Only permitted URI hosts are understood. Anything else under this extension restricts names in a way that would
     have to be evaluated (RFC 5280 §4.2.1.10), so it is refused with ``CertificateError`` (``bad_name``).
     """
-    constraints = _find(_extensions(authority), x509.NameConstraints)
+    constraints = find_extension(authority, x509.NameConstraints)
     if constraints is None:
         return None
     permitted = constraints.permitted_subtrees or []
@@ -329,9 +330,8 @@ def require_understood(certificate: x509.Certificate) -> None:
 
 def require_authority(certificate: x509.Certificate, *, authorities_below: int) -> None:
     """Raise ``CertificateError`` (``bad_usage``) unless a certificate may sign others, with so many beneath it."""
-    extensions = _extensions(certificate)
-    constraints = _find(extensions, x509.BasicConstraints)
-    key_usage = _find(extensions, x509.KeyUsage)
+    constraints = find_extension(certificate, x509.BasicConstraints)
+    key_usage = find_extension(certificate, x509.KeyUsage)
     if constraints is None or not constraints.ca or key_usage is None or not key_usage.key_cert_sign:
         raise _bad_usage(certificate, "signed another one and is no authority's")
     if constraints.path_length is not None and authorities_below > constraints.path_length:
@@ -358,18 +358,14 @@ def _extensions(certificate: x509.Certificate) -> x509.Extensions:
 
 
 def find_extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
-    """Return an extension's value. Raises ``CertificateError`` (``malformed``)."""
-    return _find(_extensions(certificate), kind)
-
-
-def _find(extensions: x509.Extensions, kind: type[Extension]) -> Extension | None:
+    """Return an extension's value, None where there is none. Raises ``CertificateError`` (``malformed``)."""
     try:
-        return extensions.get_extension_for_class(kind).value
+        return _extensions(certificate).get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
 
 
-def _public_key(certificate: x509.Certificate) -> object:
+def public_key(certificate: x509.Certificate) -> object:
     """Return the key as a class of ``cryptography``, or ``None`` where it has none for it."""
     try:
         return certificate.public_key()
@@ -378,7 +374,7 @@ def _public_key(certificate: x509.Certificate) -> object:
 
 
 def _curve_name(certificate: x509.Certificate) -> str:
-    key = _public_key(certificate)
+    key = public_key(certificate)
     if isinstance(key, ec.EllipticCurvePublicKey):
         return _CURVES.get(key.curve.name, key.curve.name)
     return PublicKeyAlgorithmOID.EC_PUBLIC_KEY.dotted_string

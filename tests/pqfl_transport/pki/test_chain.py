@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ from pqfl_transport.pki import chain
 from pqfl_transport.pki.authority import Issuer, create_issuing, create_root, issue_signing, issue_tls
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.spiffe import Role, SpiffeId
-from pqfl_transport.policy import SecurityLevel, for_level
+from pqfl_transport.policy import SecurityLevel, for_level, for_name
 from tests.support import pki
 from tests.support.authorities import Shape, odd_authority
 
@@ -394,3 +394,112 @@ def test_any_bytes_are_certificates_or_malformed(data: bytes) -> None:
         with pytest.raises(CertificateError) as caught:
             chain.load_certificates(pem)
         assert caught.value.reason == "malformed"
+
+
+def test_a_pss_signature_counts_with_the_hashes_of_today_only() -> None:
+    """The OID is the same for all hashes, so the parameters decide: anything below SHA-256 has no name here."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "self")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    for digest, expected in ((hashes.SHA256(), "RSA-PSS"), (hashes.SHA224(), "1.2.840.113549.1.1.10")):
+        pss = padding.PSS(mgf=padding.MGF1(digest), salt_length=padding.PSS.DIGEST_LENGTH)
+        assert chain.signature_algorithm_name(builder.sign(key, digest, rsa_padding=pss)) == expected
+
+
+@pytest.fixture
+def signature_checks(monkeypatch: pytest.MonkeyPatch) -> list[x509.Certificate]:
+    """Every certificate whose signature was verified, in order."""
+    checked: list[x509.Certificate] = []
+    real = chain.is_signed_by
+
+    def counted(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+        checked.append(certificate)
+        return real(certificate, issuer)
+
+    monkeypatch.setattr(chain, "is_signed_by", counted)
+    return checked
+
+
+def test_a_good_leaf_is_verified_once_and_found_good_again(signature_checks: list[x509.Certificate]) -> None:
+    """Signatures do not change with time: the second connection of a site costs none."""
+    verifier = chain.ChainVerifier(ANCHORS, HIGH)
+    assert verifier.verify(LEAF, usage=Usage.CLIENT, now=NOW) == SITE
+    signature_checks.clear()
+    again = x509.load_der_x509_certificate(LEAF.public_bytes(Encoding.DER))
+    assert verifier.verify(again, usage=Usage.CLIENT, now=NOW + timedelta(days=1)) == SITE
+    assert signature_checks == []
+
+
+def test_a_good_leaf_is_still_refused_for_another_use() -> None:
+    """What is remembered holds for the use it was asked for and for no other."""
+    verifier = chain.ChainVerifier(ANCHORS, HIGH)
+    verifier.verify(LEAF, usage=Usage.CLIENT, now=NOW)
+    for usage in (Usage.SERVER, Usage.SIGNING):
+        with pytest.raises(CertificateError) as caught:
+            verifier.verify(LEAF, usage=usage, now=NOW)
+        assert caught.value.reason == "bad_usage"
+
+
+@pytest.mark.parametrize("which", ["leaf", "issuing", "root"])
+def test_the_end_of_any_certificate_of_the_chain_is_noticed_after_a_success(which: str) -> None:
+    """A leaf that was remembered as good is refused once it, its issuer or the root has expired."""
+    days = {"leaf": 90, "issuing": 90, "root": 90} | {which: 30}
+    root = authority(Shape(name="short root", days=days["root"]))
+    issuing = authority(Shape(name="short issuing", days=days["issuing"]), root)
+    leaf = leaf_under(issuing, days=days["leaf"])
+    verifier = chain.ChainVerifier((root.certificate, issuing.certificate), HIGH)
+    for day in (1, 29):
+        assert verifier.verify(leaf, usage=Usage.CLIENT, now=NOW + timedelta(days=day)) == SITE
+    with pytest.raises(CertificateError) as caught:
+        verifier.verify(leaf, usage=Usage.CLIENT, now=NOW + timedelta(days=31))
+    assert caught.value.reason == "expired"
+    with pytest.raises(CertificateError) as caught:
+        verifier.verify(leaf, usage=Usage.CLIENT, now=NOW - timedelta(days=2))
+    assert caught.value.reason == "not_yet_valid"
+    # A clock that was wrong for a moment locks nobody out.
+    assert verifier.verify(leaf, usage=Usage.CLIENT, now=NOW + timedelta(days=1)) == SITE
+
+
+def test_a_refusal_is_not_remembered() -> None:
+    """Whoever came a minute too early is let in a minute later."""
+    verifier = chain.ChainVerifier(ANCHORS, HIGH)
+    with pytest.raises(CertificateError) as caught:
+        verifier.verify(LEAF, usage=Usage.CLIENT, now=NOW - timedelta(days=2))
+    assert caught.value.reason == "not_yet_valid"
+    assert verifier.verify(LEAF, usage=Usage.CLIENT, now=NOW) == SITE
+    stranger = leaf_under(authority(Shape(name="stranger")))
+    for _ in range(2):
+        with pytest.raises(CertificateError) as caught:
+            verifier.verify(stranger, usage=Usage.CLIENT, now=NOW)
+        assert caught.value.reason == "untrusted"
+
+
+def test_only_the_leaves_of_the_last_uses_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, signature_checks: list[x509.Certificate]
+) -> None:
+    """The memory is bounded, and the leaf that goes is the one that was away for the longest."""
+    monkeypatch.setattr(chain, "_MAX_REMEMBERED", 2)
+    signer = Issuer(ISSUING.certificate, ISSUING.key)
+    first, second, third = (leaf_under(signer, days=10 + number) for number in range(3))
+    verifier = chain.ChainVerifier(ANCHORS, HIGH)
+    for leaf in (first, second, first, third):
+        verifier.verify(leaf, usage=Usage.CLIENT, now=NOW)
+    signature_checks.clear()
+    for leaf in (first, third):
+        verifier.verify(leaf, usage=Usage.CLIENT, now=NOW)
+    assert signature_checks == []
+    verifier.verify(second, usage=Usage.CLIENT, now=NOW)
+    assert second in signature_checks
+
+
+def test_a_migration_never_excuses_a_classical_part_of_a_post_quantum_chain() -> None:
+    """Under a policy with a classical half, ECDSA leaves and ECDSA roots among the anchors are refused all the same."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    root = pki.make_authority(key, "ecdsa root")
+    leaf = pki.sign_leaf(root, KEY.pyca_key, uris=[str(SITE)], usages=[Usage.CLIENT.oid])
+    old = pki.sign_leaf(root, key, uris=[str(SITE)], usages=[Usage.CLIENT.oid])
+    verifier = chain.ChainVerifier((*ANCHORS, root.certificate), for_name("pq-prefer-2026"))
+    for refused in (leaf, old):
+        with pytest.raises(CertificateError) as caught:
+            verifier.verify(refused, usage=Usage.CLIENT, now=datetime.now(UTC))
+        assert caught.value.reason == "bad_sigalg"
