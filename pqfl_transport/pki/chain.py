@@ -80,7 +80,7 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     except (ValueError, x509.InvalidVersion) as error:
         raise CertificateError(f"not PEM certificates: {error}", reason="malformed") from error
     for certificate in certificates:
-        _require_readable(certificate)
+        require_readable(certificate)
     return certificates
 
 
@@ -115,7 +115,7 @@ class ChainVerifier:
         if good is not None and good.not_before <= now <= good.not_after:
             self._remembered[key] = good
             return good.party
-        _require_readable(leaf)
+        require_readable(leaf)
         # A leaf of the wrong algorithm is told so whatever it chains to: that is the one thing its owner has to change.
         _require_leaf_algorithms(leaf, self._policy)
         failure: CertificateError | None = None
@@ -269,8 +269,8 @@ def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None
     return tuple(hosts)
 
 
-def _require_readable(certificate: x509.Certificate) -> None:
-    # The library parses names, dates and extensions when they are first asked for: garbage has to show itself here.
+def require_readable(certificate: x509.Certificate) -> None:
+    """Raise ``CertificateError`` (``malformed``) here, because the library parses names, dates and extensions late."""
     try:
         _ = (certificate.subject, certificate.issuer)
         _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
