@@ -28,7 +28,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-5][0-9]{2})(?: .*)?")
 _SHOWN_CHARACTERS = 200
 
 _SOCKS5, _AUTHENTICATION_VERSION = 5, 1
-_NO_AUTHENTICATION, _USER_PASSWORD, _NONE_ACCEPTABLE = 0, 2, 0xFF
+_NO_AUTHENTICATION, _USER_PASSWORD = 0, 2
 _CONNECT = 1
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _PORT_BYTES = 2
@@ -175,15 +175,17 @@ def _socks5(proxy: Proxy, target: Address) -> _Steps:
     if version != _SOCKS5:
         raise _RefusedError("it does not speak SOCKS5")
     if method not in methods:
-        wish = "a user and a password" if method == _USER_PASSWORD else "another way to authenticate"
-        raise _RefusedError("it accepts nobody" if method == _NONE_ACCEPTABLE and proxy.user else f"it wants {wish}")
+        hint = "" if proxy.user is not None else "; perhaps it wants a user and a password"
+        raise _RefusedError(f"it accepts no way to authenticate that it was offered{hint}")
     if method == _USER_PASSWORD and proxy.user is not None:
         words = b"".join(bytes([len(word)]) + word for word in (proxy.user, proxy.password))
         _, denied = yield bytes([_AUTHENTICATION_VERSION]) + words, _exactly(2)
         if denied:
             raise _RefusedError("it does not accept user and password")
     version, reply, _, kind = yield bytes([_SOCKS5, _CONNECT, 0]) + _socks_address(target), _exactly(4)
-    if version != _SOCKS5 or reply:
+    if version != _SOCKS5:
+        raise _RefusedError("it does not speak SOCKS5")
+    if reply:
         raise _RefusedError(_REPLIES.get(reply, f"it answered with code {reply}"))
     # The address it connects from follows: of no interest, but to be read.
     if kind == _NAME:
