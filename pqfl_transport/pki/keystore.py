@@ -1,7 +1,8 @@
 """Keys and certificates as files: read with suspicion, written so that a crash leaves the old file or the new one.
 
-Private keys are PKCS#8 PEM, unencrypted, mode 0600. A key file that its group or others can read is refused rather than
-warned about: whoever could read it may have.
+Private keys are PKCS#8 PEM, unencrypted, mode 0600; a keystore, one file with certificate and key, may be encrypted and
+has the same mode. A key file that its group or others can read is refused rather than warned about: whoever could read
+it may have.
 """
 
 import contextlib
@@ -17,7 +18,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
 
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
@@ -30,10 +37,9 @@ from pqfl_transport.pki.spiffe import SpiffeId
 MAX_SECRET_BYTES = 64 * 1024
 _SECRET_MODE = 0o600
 _PUBLIC_MODE = 0o644
-_PEM_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
-_PEM_KEY = re.compile(
-    rb"-----BEGIN (?:EC |RSA )?PRIVATE KEY-----.+?-----END (?:EC |RSA )?PRIVATE KEY-----\n?", re.DOTALL
-)
+_PEM_BEGIN = b"-----BEGIN "
+_PEM_BLOCK = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY|CERTIFICATE)-----[^-]+-----END \1-----")
+_KEY_LABELS = (b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY")
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -78,31 +84,61 @@ def read_public(path: Path, *, max_bytes: int = chain.MAX_PEM_BYTES) -> bytes:
 
 
 def open_keystore(data: bytes, password: bytes | None, name: str) -> tuple[bytes, bytes]:
-    """Return certificate and private key of a PEM bundle or a PKCS#12 file, each as PEM, the key unencrypted.
+    """Return the certificates and the private key of a PEM bundle or a PKCS#12 file, each as PEM, the key unencrypted.
 
-    ``name`` is the file in messages. Raises ``ConfigurationError`` (``bad_keystore``).
+    A bundle holds one private key, perhaps encrypted (PKCS#8), and certificates, the key's own first. ``name`` is the
+    file in messages. Raises ``ConfigurationError`` (``bad_keystore``).
     """
-    if _PEM_CERTIFICATE in data:
-        return _open_bundle(data, name)
+    return _open_bundle(data, password, name) if _PEM_BEGIN in data else _open_pkcs12(data, password, name)
+
+
+def _open_bundle(data: bytes, password: bytes | None, name: str) -> tuple[bytes, bytes]:
+    blocks = [(match[1], match[0] + b"\n") for match in _PEM_BLOCK.finditer(data)]
+    # Only the certificates: they are shown to peers and in messages, and the file's key is neither's business.
+    certificates = b"".join(block for label, block in blocks if label == b"CERTIFICATE")
+    keys = [(label, block) for label, block in blocks if label in _KEY_LABELS]
+    if len(keys) != 1 or not certificates:
+        raise _bad_keystore(
+            name,
+            f"holds {len(keys)} private keys and {certificates.count(_PEM_BEGIN)} certificates, not one with its own",
+        )
+    label, key = keys[0]
+    return certificates, _decrypt(key, password, name) if label == b"ENCRYPTED PRIVATE KEY" else key
+
+
+def _decrypt(key: bytes, password: bytes | None, name: str) -> bytes:
+    if not password:
+        raise _bad_keystore(name, "its private key is encrypted and no password was given")
+    try:
+        opened = load_pem_private_key(key, password)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _bad_keystore(
+            name,
+            "its private key does not open with this password, or is an encrypted ML-DSA key that holds more than its"
+            " seed; `openssl pkey` writes it without encryption, for a file of mode 0600",
+        ) from error
+    return opened.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _open_pkcs12(data: bytes, password: bytes | None, name: str) -> tuple[bytes, bytes]:
     try:
         store = pkcs12.load_pkcs12(data, password)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(
-            f"{name}: neither a PEM bundle nor a PKCS#12 file that can be read with this password: {error}",
-            reason="bad_keystore",
+        raise _bad_keystore(
+            name,
+            "neither a PEM bundle nor a PKCS#12 file that opens with this password. PKCS#12 files can hold RSA, ECDSA"
+            f" and Ed25519 keys here; of one with an ML-DSA key make a PEM bundle: openssl pkcs12 -in {name} -noenc"
+            " -out BUNDLE.pem; chmod 600 BUNDLE.pem",
         ) from error
     if store.cert is None or store.key is None:
-        raise ConfigurationError(f"{name}: holds no certificate with its private key", reason="bad_keystore")
+        raise _bad_keystore(name, "holds no certificate with its private key")
     key = store.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     certificates = (store.cert, *store.additional_certs)
     return b"".join(one.certificate.public_bytes(Encoding.PEM) for one in certificates), key
 
 
-def _open_bundle(data: bytes, name: str) -> tuple[bytes, bytes]:
-    keys = _PEM_KEY.findall(data)
-    if len(keys) != 1:
-        raise ConfigurationError(f"{name}: holds {len(keys)} private keys and not one", reason="bad_keystore")
-    return data, keys[0]
+def _bad_keystore(name: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"{name}: {why}", reason="bad_keystore")
 
 
 def write_secret(path: Path, data: bytes, *, overwrite: bool = False) -> None:

@@ -7,13 +7,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
 
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
-from tests.support import pki
+from tests.support import classical, pki
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +283,91 @@ def test_a_roster_file_is_verified_and_named(federation: pki.Federation, tmp_pat
     with pytest.raises(ConfigurationError) as missing:
         keystore.load_roster(tmp_path / "none.json", roots)
     assert missing.value.reason == "missing"
+
+
+BUNDLE = "hub.pem"
+
+
+def keystore_refusal(data: bytes, password: bytes | None = None) -> str:
+    """The sentence for which a keystore is refused; it names the file."""
+    with pytest.raises(ConfigurationError) as caught:
+        keystore.open_keystore(data, password, BUNDLE)
+    assert caught.value.reason == "bad_keystore"
+    assert str(caught.value).startswith(BUNDLE)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("key_first", [True, False])
+def test_a_bundle_gives_its_certificates_without_the_key(identity: Path, key_first: bool) -> None:
+    """Certificates are shown around, so not a byte of the private key may be among them."""
+    certificate, key, authorities = ((identity / name).read_bytes() for name in ("tls.pem", "tls.key", "ca.pem"))
+    text = b"Bag Attributes\n    friendlyName: hub\n"
+    parts = [key, certificate, authorities] if key_first else [certificate, text, authorities, key]
+    certificates, found = keystore.open_keystore(b"".join(parts), None, BUNDLE)
+    assert found == key
+    assert certificates == certificate + authorities
+    assert b"PRIVATE" not in certificates
+
+
+def test_a_bundle_has_one_key_and_its_certificate(identity: Path) -> None:
+    """None and two of them are refused with what was found."""
+    certificate, key = (identity / "tls.pem").read_bytes(), (identity / "tls.key").read_bytes()
+    assert "0 private keys and 1 certificates" in keystore_refusal(certificate)
+    assert "1 private keys and 0 certificates" in keystore_refusal(key)
+    assert "2 private keys" in keystore_refusal(certificate + key + key)
+    assert "0 private keys" in keystore_refusal(certificate + key[:-30])
+    receiving = (identity / "receiving.key").read_bytes()
+    assert "0 private keys" in keystore_refusal(certificate + receiving)
+
+
+@pytest.mark.parametrize(
+    "key", [SigningKey.generate("ML-DSA-65").pyca_key, ec.generate_private_key(ec.SECP256R1())], ids=["ML-DSA", "ECDSA"]
+)
+def test_an_encrypted_key_opens_with_its_password_only(identity: Path, key: classical.AnyKey) -> None:
+    """The sentence tells a password that is missing from one that is wrong, and has neither."""
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"correct horse"))
+    data = (identity / "tls.pem").read_bytes() + encrypted
+    _, opened = keystore.open_keystore(data, b"correct horse", BUNDLE)
+    assert opened == classical.key_pem(key)
+    for password in (None, b""):
+        assert "no password was given" in keystore_refusal(data, password)
+    sentence = keystore_refusal(data, b"battery staple")
+    assert "does not open" in sentence
+    assert "battery" not in sentence
+
+
+@pytest.mark.parametrize(
+    "key",
+    [classical.p256(), rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()],
+    ids=["ECDSA", "RSA", "Ed25519"],
+)
+@pytest.mark.parametrize("password", [b"correct horse", None], ids=["encrypted", "plain"])
+def test_pkcs12_gives_the_keys_own_certificate_first(key: pkcs12.PKCS12PrivateKeyTypes, password: bytes | None) -> None:
+    """Whatever else is in the file comes after it."""
+    root = classical.make_root("root")
+    leaf, _ = classical.make_leaf(root, key)  # type: ignore[arg-type]
+    encryption = NoEncryption() if password is None else BestAvailableEncryption(password)
+    data = pkcs12.serialize_key_and_certificates(b"hub", key, leaf, [root.certificate], encryption)
+    certificates, opened = keystore.open_keystore(data, password, BUNDLE)
+    assert x509.load_pem_x509_certificates(certificates) == [leaf, root.certificate]
+    loaded = load_pem_private_key(opened, None)
+    assert loaded.public_key() == key.public_key()
+    assert "this password" in keystore_refusal(data, b"battery staple")
+
+
+def test_pkcs12_without_a_key_is_refused() -> None:
+    """A trust store is no identity."""
+    root = classical.make_root("root")
+    data = pkcs12.serialize_key_and_certificates(None, None, None, [root.certificate], NoEncryption())
+    assert "no certificate with its private key" in keystore_refusal(data)
+
+
+# Made by OpenSSL 3.5.9: a self-signed certificate and its ML-DSA-44 key, `openssl pkcs12 -export -passout pass:pw`.
+PKCS12_OF_ML_DSA = Path(__file__).parents[2] / "vectors" / "keystore" / "ml-dsa-44.p12"
+
+
+@pytest.mark.parametrize("data", [PKCS12_OF_ML_DSA.read_bytes(), b"", b"no keystore", b"\x30\x82"])
+def test_what_the_library_cannot_read_is_refused_with_the_way_to_convert_it(data: bytes) -> None:
+    """PKCS#12 with an ML-DSA key is read by OpenSSL alone: the sentence has its command and the mode of the result."""
+    sentence = keystore_refusal(data, b"pw")
+    assert f"openssl pkcs12 -in {BUNDLE} -noenc -out BUNDLE.pem; chmod 600" in sentence
