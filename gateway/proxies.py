@@ -94,7 +94,7 @@ class Conversation:
 
     def __init__(self, proxy: Proxy, target: Address) -> None:
         self._proxy, self._target = proxy, target
-        self._received = b""
+        self._received, self._understood_bytes = b"", 0
         self._steps = _CONVERSATIONS[proxy.scheme](proxy, target)
         self._outgoing, self._wanted = next(self._steps)
         self.complete = False
@@ -117,6 +117,7 @@ class Conversation:
         try:
             while (size := self._wanted(self._received)) is not None:
                 piece, self._received = self._received[:size], self._received[size:]
+                self._understood_bytes += size
                 outgoing, self._wanted = self._steps.send(piece)
                 self._outgoing += outgoing
         except StopIteration:
@@ -125,7 +126,7 @@ class Conversation:
             return rest
         except _RefusedError as error:
             raise self._refusal(str(error)) from None
-        if len(self._received) >= MAX_ANSWER_BYTES:
+        if self._understood_bytes + len(self._received) >= MAX_ANSWER_BYTES:
             raise self._refusal(f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
         return b""
 

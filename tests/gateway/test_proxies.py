@@ -202,6 +202,7 @@ def test_an_answer_without_end_is_refused() -> None:
     opened(http().conversation(HUB), fits)
     assert "longer" in refusal(http().conversation(HUB), fits[:-4] + b"a\r\n\r\n")
     assert "longer" in refusal(http().conversation(HUB), b"a" * MAX_ANSWER_BYTES)
+    assert "longer" in refusal(http().conversation(HUB), b"HTTP/1.1 100 Continue\r\n\r\n" * 400)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n"])
