@@ -14,7 +14,7 @@ from typing import Self
 from cryptography import x509
 
 from pqfl_transport.errors import CertificateError, ConfigurationError
-from pqfl_transport.pki.chain import load_certificates
+from pqfl_transport.pki.chain import describe, load_certificates
 from pqfl_transport.pki.classical import verify_classical
 from pqfl_transport.pki.keystore import open_keystore, read_public, read_secret, root_keys
 from pqfl_transport.pki.profiles import Usage
@@ -76,7 +76,7 @@ class TlsIdentity:
 
     @classmethod
     def load_keystore(cls, path: Path | str, ca_path: Path | str, password: bytes | None = None) -> Self:
-        """Read certificate and key from one file of mode 0600, a PEM bundle or PKCS#12.
+        """Read certificate and key from one file of mode 0600, a PEM bundle or PKCS#12 (`keystore.open_keystore`).
 
         Raises ``ConfigurationError`` naming the file that is missing, unreadable or malformed.
         """
@@ -119,8 +119,11 @@ class ClassicalSide:
         Raises ``ConfigurationError`` naming the file that is missing, unreadable or malformed.
         """
         store = Path(ca_path)
-        if len(certs) > 1:
-            raise ConfigurationError("there is one classical certificate at most", reason="classical")
+        if len(certs) > 1 or len(certs) != len(keys):
+            raise ConfigurationError(
+                f"{len(certs)} classical certificates and {len(keys)} keys: there is one at most, with its key",
+                reason="classical",
+            )
         anchors_pem = read_public(store)
         identity = None
         for cert, key in zip(map(Path, certs), map(Path, keys), strict=True):
@@ -147,6 +150,7 @@ class TlsConfig:
     classical: ClassicalSide | None = None
     """Where classical peers are served too; the policy has to list what they may use."""
     revocations: Revocations | None = None
+    """Whom the authorities revoked, asked about peers only: a list that names this end too still has to count."""
     resume_seconds: int = 0
     """How long a session may be resumed, with a key exchange of its own; 0 for never."""
     clock: Callable[[], datetime] = field(default=_system_clock, compare=False)
@@ -195,9 +199,13 @@ class TlsConfig:
             raise ConfigurationError(sentence, reason="classical")
         if side is None or sets is None:
             return None
-        if set(side.anchors) & set(self.identity.anchors):
+        if not side.anchors:
+            raise ConfigurationError(f"{side.anchors_name}: holds no authority", reason="classical")
+        in_both = set(side.anchors) & set(self.identity.anchors)
+        if in_both:
             raise ConfigurationError(
-                f"{side.anchors_name}: an authority is in both trust stores; classical peers have one of their own",
+                f"{side.anchors_name}: {describe(in_both.pop())} is in {self.identity.anchors_name} too; classical"
+                " peers have a trust store of their own",
                 reason="classical",
             )
         if side.identity is None:

@@ -96,7 +96,8 @@ def make_leaf(
 ) -> tuple[x509.Certificate, AnyKey]:
     """Make a leaf that says exactly this, and its key; no ``usages`` means no such extension."""
     key = key or p256()
-    subject = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "classical leaf")])
+    if subject is None:
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "classical leaf")])
     builder = _builder(subject, signer.certificate.subject, key, begin, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_authority_key_identifier(signer.certificate), critical=False)
