@@ -19,13 +19,6 @@ from enum import Enum, StrEnum
 from types import MappingProxyType
 
 
-class Direction(Enum):
-    """Where bytes go."""
-
-    INWARD = "from TLS to plain"
-    OUTWARD = "from plain to TLS"
-
-
 class State(Enum):
     """How far one direction is."""
 
@@ -48,50 +41,65 @@ class Close(StrEnum):
     PLAIN_RESET = "plain_reset"
     TLS_RESET = "tls_reset"
     SHUTDOWN = "shutdown"
+    IDLE = "idle_timeout"
+    LIFETIME = "max_lifetime"
+    KEY_LIMIT = "key_limit"
+    REVOKED = "revoked"
 
 
 _MOVES = MappingProxyType(
     {
         (State.OPEN, Move.SOURCE_ENDED): State.FINISHING,
         (State.FINISHING, Move.FLUSHED): State.ENDED,
-        # Whatever is written while the source goes on does not change the direction.
-        (State.OPEN, Move.FLUSHED): State.OPEN,
     }
 )
+
+
+@dataclass(slots=True)
+class Flow:
+    """One direction of a connection."""
+
+    state: State = State.OPEN
+    held_bytes: int = 0
+    """Read from the source and not written yet."""
+    relayed_bytes: int = 0
+
+    def holds(self, count: int) -> bool:
+        """So many bytes wait to be written. True when that was the last and the end has to be passed on now."""
+        self.held_bytes = count
+        if count or self.state is not State.FINISHING:
+            return False
+        self._move(Move.FLUSHED)
+        return True
+
+    def source_ended(self) -> None:
+        """The source has no more. Raises ``KeyError`` when it said so before: the driver is wrong."""
+        self._move(Move.SOURCE_ENDED)
+
+    @property
+    def may_read(self) -> bool:
+        """Whether the source should be read now."""
+        return self.state is State.OPEN and not self.held_bytes
+
+    def _move(self, move: Move) -> None:
+        self.state = _MOVES[self.state, move]
 
 
 @dataclass(slots=True)
 class Relay:
     """The state of one connection after its handshake."""
 
-    states: dict[Direction, State] = field(default_factory=lambda: dict.fromkeys(Direction, State.OPEN))
-    held_bytes: dict[Direction, int] = field(default_factory=lambda: dict.fromkeys(Direction, 0))
-    relayed_bytes: dict[Direction, int] = field(default_factory=lambda: dict.fromkeys(Direction, 0))
-
-    def arrived(self, direction: Direction, count: int) -> None:
-        """So many bytes were read from the source."""
-        self.relayed_bytes[direction] += count
-
-    def holds(self, direction: Direction, count: int) -> bool:
-        """So many bytes wait to be written. True when that was the last and the end has to be passed on now."""
-        self.held_bytes[direction] = count
-        if count or self.states[direction] is State.ENDED:
-            return False
-        return self._move(direction, Move.FLUSHED) is State.ENDED
-
-    def source_ended(self, direction: Direction) -> None:
-        """The source has no more. Raises ``KeyError`` when it said so before: the driver is wrong."""
-        self._move(direction, Move.SOURCE_ENDED)
-
-    def may_read(self, direction: Direction) -> bool:
-        """Whether the source should be read now."""
-        return self.states[direction] is State.OPEN and not self.held_bytes[direction]
+    inward: Flow = field(default_factory=Flow)
+    """From the TLS side to the plain side."""
+    outward: Flow = field(default_factory=Flow)
+    """From the plain side to the TLS side."""
 
     @property
     def complete(self) -> bool:
         """Whether both directions have ended and their ends were passed on."""
-        return all(state is State.ENDED for state in self.states.values())
+        return self.inward.state is State.ENDED and self.outward.state is State.ENDED
 
-    def _move(self, direction: Direction, move: Move) -> State:
-        self.states[direction] = _MOVES[self.states[direction], move]
-        return self.states[direction]
+    @property
+    def relayed_bytes(self) -> int:
+        """Both directions together: whether this grows tells an idle connection from a busy one."""
+        return self.inward.relayed_bytes + self.outward.relayed_bytes

@@ -1,223 +1,245 @@
-"""One connection over sockets: the handshake, then bytes both ways as `gateway.relay` allows.
+"""One connection over sockets after its handshake: bytes both ways as `gateway.relay` allows.
 
 The engine is driven directly and not through asyncio's own TLS protocol: one large read, one pass through OpenSSL, one
-large write, all in buffers that every connection of the process shares, because each callback leaves them empty. Only
-what a slow reader has not taken yet is kept with the connection.
+large write, all in memory that every connection of the process shares, because each callback leaves it empty. Only
+what a slow reader has not taken yet is kept with the connection. What happens here happens a thousand times a second
+and more, so there is one callback for each direction and little between the socket and OpenSSL.
 """
 
 import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from gateway import sockets
-from gateway.relay import Close, Direction, Relay, State
+from gateway.relay import Close, Flow, Relay, State
 from pqfl_transport.errors import PeerError
-from pqfl_transport.tls.engine import TlsEngine
+from pqfl_transport.tls.engine import TlsEngine, Workspace
 
-READ_BYTES = 256 * 1024
-_HANDSHAKE_READ_BYTES = 16 * 1024
-_LINGER_SECONDS = 1.0
+READ_BYTES = 512 * 1024
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
+# 2^24.5 full records is what AES-GCM allows one key (RFC 9846 §5.5). Keys cannot be replaced from here, so a connection
+# ends a little before.
+KEY_LIMIT_RECORDS = int(2**24.5) - 4096
 
 
-class SharedBuffers:
-    """Scratch memory of the process: what was read, and what came out of the engine."""
+class Scratch:
+    """What the connections of a process share: memory, and the time spent inside the engine."""
 
     def __init__(self) -> None:
-        self.read = memoryview(bytearray(READ_BYTES))
-        # A little more room than one read can decrypt to, or encrypt to.
-        self.processed = memoryview(bytearray(READ_BYTES + 64 * 1024))
+        self.workspace = Workspace(READ_BYTES)
         self.crypto_seconds = 0.0
-
-    @contextmanager
-    def crypto(self) -> Iterator[None]:
-        """Count the time spent inside the engine."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.crypto_seconds += time.perf_counter() - started
-
-
-async def shake_hands(engine: TlsEngine, tls: socket.socket, buffers: SharedBuffers) -> None:
-    """Complete the handshake. Raises ``PeerError``; then the alert that says why has been sent to the peer."""
-    loop = asyncio.get_running_loop()
-    while True:
-        try:
-            with buffers.crypto():
-                complete = engine.do_handshake()
-        except PeerError:
-            await _farewell(engine, tls)
-            raise
-        while data := engine.data_to_send():
-            await loop.sock_sendall(tls, data)
-        if complete:
-            return
-        if data := await loop.sock_recv(tls, _HANDSHAKE_READ_BYTES):
-            engine.receive(data)
-        else:
-            engine.receive_eof()
-
-
-async def _farewell(engine: TlsEngine, tls: socket.socket) -> None:
-    # A socket closed with unread bytes sends a reset, and the peer would see that instead of the alert: so say that
-    # nothing more comes, and read what is still on its way for a moment.
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while data := engine.data_to_send():
-                await loop.sock_sendall(tls, data)
-            sockets.end_output(tls)
-            while await loop.sock_recv(tls, _HANDSHAKE_READ_BYTES):
-                pass
 
 
 class Pump:
-    """Relays one connection after its handshake. `run` returns the reason of its end and closes both sockets."""
+    """Relays one connection. ``ended`` is called once, with the reason; then both sockets are closed.
 
-    def __init__(self, engine: TlsEngine, tls: socket.socket, plain: socket.socket, buffers: SharedBuffers) -> None:
-        self._engine, self._tls, self._plain, self._buffers = engine, tls, plain, buffers
+    ``throttle`` takes a number of bytes and returns for how many seconds nothing more may be read.
+    """
+
+    __slots__ = (
+        "_ended", "_engine", "_held_inward", "_held_outward", "_key_limit_records", "_loop", "_outgoing", "_paused",
+        "_plain", "_reading_plain", "_reading_tls", "_scratch", "_throttle", "_tls", "_workspace", "done", "relay",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        engine: TlsEngine,
+        tls: socket.socket,
+        plain: socket.socket,
+        scratch: Scratch,
+        ended: Callable[[str], None],
+        *,
+        throttle: Callable[[int], float] | None = None,
+        key_limit_records: int = KEY_LIMIT_RECORDS,
+    ) -> None:
+        self._engine, self._tls, self._plain = engine, tls, plain
+        self._scratch, self._workspace, self._outgoing = scratch, scratch.workspace, scratch.workspace.outgoing
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[str] = self._loop.create_future()
-        self._held = {Direction.INWARD: bytearray(), Direction.OUTWARD: bytearray()}
-        self._reading: set[socket.socket] = set()
+        self._ended = ended
+        self._throttle, self._key_limit_records = throttle, key_limit_records
+        self._held_inward: bytearray | None = None
+        self._held_outward: bytearray | None = None
+        self._reading_tls = self._reading_plain = False
+        self._paused: asyncio.TimerHandle | None = None
+        self.done = False
         self.relay = Relay()
 
-    async def run(self) -> str:
-        """Relay until both directions ended, or one side failed; cancelling it resets both sides."""
-        try:
-            # The first bytes may have come together with the end of the handshake: nothing announces those again.
-            self._guard(self._decrypt)
-            self._watch()
-            # Shielded: being cancelled must not look like having ended, or both sockets would be left open.
-            return await asyncio.shield(self._ended)
-        except asyncio.CancelledError:
-            self._end(Close.SHUTDOWN)
-            raise
-        finally:
-            self._forget()
+    def start(self) -> None:
+        """Begin. The first bytes may have come with the end of the handshake: nothing announces those again."""
+        self._run(self._inward_at_hand)
 
-    def _watch(self) -> None:
-        """Read where the rules say so."""
-        if self._ended.done():
-            return
-        for connection, direction, callback in (
-            (self._tls, Direction.INWARD, self._tls_readable),
-            (self._plain, Direction.OUTWARD, self._plain_readable),
-        ):
-            wanted = self.relay.may_read(direction)
-            if wanted and connection not in self._reading:
-                self._loop.add_reader(connection, self._guard, callback)
-                self._reading.add(connection)
-            elif not wanted and connection in self._reading:
-                self._loop.remove_reader(connection)
-                self._reading.discard(connection)
+    def close(self, reason: str) -> None:
+        """End the connection from outside; both sides see a reset."""
+        self._end(reason)
 
-    def _guard(self, callback: Callable[[], None]) -> None:
-        """Run a callback; what goes wrong in it ends the connection with a reason."""
-        if self._ended.done():
+    def release_buffers(self) -> None:
+        """Give back what much traffic left behind: for a connection that is idle now."""
+        self._engine.release_buffers()
+
+    def _inward_at_hand(self) -> None:
+        while self._inward(0):
+            pass
+
+    def _on_tls_readable(self) -> None:
+        self._run(self._tls_readable)
+
+    def _on_plain_readable(self) -> None:
+        self._run(self._plain_readable)
+
+    def _run(self, step: Callable[[], None]) -> None:
+        """Take a step; what goes wrong in it ends the connection with a reason."""
+        if self.done:
             return
         try:
-            callback()
-            if self.relay.complete:
-                self._end(Close.COMPLETE)
-            else:
-                self._watch()
+            step()
         except PeerError as error:
             self._send_alert()
             self._end(error.reason)
         except _SideError as error:
             self._end(error.reason)
+        else:
+            if self.relay.complete:
+                self._end(Close.COMPLETE)
+            else:
+                self._watch()
+
+    def _watch(self) -> None:
+        """Read where the rules say so."""
+        relay, paused = self.relay, self._paused is not None
+        wanted = relay.inward.may_read and not paused
+        if wanted is not self._reading_tls:
+            self._reading_tls = wanted
+            if wanted:
+                self._loop.add_reader(self._tls, self._on_tls_readable)
+            else:
+                self._loop.remove_reader(self._tls)
+        wanted = relay.outward.may_read and not paused
+        if wanted is not self._reading_plain:
+            self._reading_plain = wanted
+            if wanted:
+                self._loop.add_reader(self._plain, self._on_plain_readable)
+            else:
+                self._loop.remove_reader(self._plain)
 
     def _tls_readable(self) -> None:
-        count = self._recv(self._tls, Close.TLS_RESET)
-        if count is None:
+        try:
+            count = self._tls.recv_into(self._workspace.incoming)
+        except _WOULD_BLOCK:
             return
-        with self._buffers.crypto():
-            if count:
-                self._engine.receive(self._buffers.read[:count])
-            else:
-                self._engine.receive_eof()
-        self._decrypt()
+        except OSError as error:
+            raise _SideError(Close.TLS_RESET) from error
+        if not count:
+            self._engine.receive_eof()
+        self._inward(count)
 
-    def _decrypt(self) -> None:
-        """Pass on everything the engine can decrypt by now."""
-        buffer, held = self._buffers.processed, self._held[Direction.INWARD]
-        while True:
-            with self._buffers.crypto():
-                count = self._engine.read_into(buffer)
-            if not count:
-                break
-            self.relay.arrived(Direction.INWARD, count)
-            sent = 0 if held else self._send(self._plain, buffer[:count], Close.PLAIN_RESET)
-            held += buffer[sent:count]
-        if self._engine.peer_closed and self.relay.states[Direction.INWARD] is State.OPEN:
-            self.relay.source_ended(Direction.INWARD)
-        self._flush_plain()
-        # Reading can make the engine answer, to a key update for instance.
-        self._flush_tls()
-
-    def _plain_readable(self) -> None:
-        count = self._recv(self._plain, Close.PLAIN_RESET)
-        if count is None:
-            return
-        with self._buffers.crypto():
-            if count:
-                self._engine.write(self._buffers.read[:count])
-            else:
-                self._engine.send_close_notify()
+    def _inward(self, count: int) -> int:
+        """Decrypt what came and pass it on; return how much that was."""
+        engine, scratch = self._engine, self._scratch
+        started = time.perf_counter()
+        count = engine.decrypt(self._workspace, count)
+        scratch.crypto_seconds += time.perf_counter() - started
+        flow = self.relay.inward
         if count:
-            self.relay.arrived(Direction.OUTWARD, count)
-        else:
-            self.relay.source_ended(Direction.OUTWARD)
-        self._flush_tls()
+            self._pass_inward(count, flow)
+        if engine.peer_closed and flow.state is State.OPEN:
+            flow.source_ended()
+            if flow.holds(flow.held_bytes):
+                sockets.end_output(self._plain)
+        if engine.answers:
+            # Reading can make the engine answer, to a key update for instance.
+            self._flush_tls()
+        return count
+
+    def _pass_inward(self, count: int, flow: Flow) -> None:
+        flow.relayed_bytes += count
+        data, held = self._outgoing[:count], self._held_inward
+        sent = 0 if held else self._send(self._plain, data, Close.PLAIN_RESET)
+        if sent < count:
+            if held is None:
+                held = self._held_inward = bytearray()
+            held += data[sent:]
+            flow.holds(len(held))
+            self._loop.add_writer(self._plain, self._run, self._flush_plain)
+        self._account(count)
 
     def _flush_plain(self) -> None:
-        held = self._held[Direction.INWARD]
+        held, flow = self._held_inward, self.relay.inward
         if held:
             with memoryview(held) as view:
                 sent = self._send(self._plain, view, Close.PLAIN_RESET)
             del held[:sent]
-        self._await_writing(self._plain, Direction.INWARD, self._flush_plain)
-        if self.relay.holds(Direction.INWARD, len(held)):
+        if not held:
+            self._held_inward = None
+            self._loop.remove_writer(self._plain)
+        if flow.holds(len(held or b"")):
             sockets.end_output(self._plain)
 
+    def _plain_readable(self) -> None:
+        try:
+            count = self._plain.recv_into(self._workspace.incoming)
+        except _WOULD_BLOCK:
+            return
+        except OSError as error:
+            raise _SideError(Close.PLAIN_RESET) from error
+        engine, scratch, flow = self._engine, self._scratch, self.relay.outward
+        if not count:
+            engine.send_close_notify()
+            flow.source_ended()
+            self._flush_tls()
+            return
+        started = time.perf_counter()
+        engine.encrypt(self._workspace, count)
+        scratch.crypto_seconds += time.perf_counter() - started
+        flow.relayed_bytes += count
+        self._flush_tls()
+        self._account(count)
+
     def _flush_tls(self) -> None:
-        buffer, held = self._buffers.processed, self._held[Direction.OUTWARD]
+        engine, flow, held = self._engine, self.relay.outward, self._held_outward
+        waited = held is not None
         if held:
             with memoryview(held) as view:
                 sent = self._send(self._tls, view, Close.TLS_RESET)
             del held[:sent]
-        while not held and (count := self._engine.data_to_send_into(buffer)):
-            sent = self._send(self._tls, buffer[:count], Close.TLS_RESET)
-            held += buffer[sent:count]
-        self._await_writing(self._tls, Direction.OUTWARD, self._flush_tls)
-        if self.relay.holds(Direction.OUTWARD, len(held)):
+        while not held and (count := engine.take_to(self._workspace)):
+            data = self._outgoing[:count]
+            sent = self._send(self._tls, data, Close.TLS_RESET)
+            if sent < count:
+                held = bytearray(data[sent:])
+        self._held_outward = held or None
+        if held and not waited:
+            self._loop.add_writer(self._tls, self._run, self._flush_tls)
+        elif waited and not held:
+            self._loop.remove_writer(self._tls)
+        if flow.holds(len(held or b"")):
             sockets.end_output(self._tls)
 
-    def _await_writing(self, connection: socket.socket, direction: Direction, callback: Callable[[], None]) -> None:
-        if self._held[direction]:
-            self._loop.add_writer(connection, self._guard, callback)
-        elif self.relay.held_bytes[direction]:
-            self._loop.remove_writer(connection)
-
     def _send(self, connection: socket.socket, data: memoryview, failure: Close) -> int:
-        with _side(failure):
-            try:
-                return connection.send(data)
-            except _WOULD_BLOCK:
-                return 0
+        try:
+            return connection.send(data)
+        except _WOULD_BLOCK:
+            return 0
+        except OSError as error:
+            raise _SideError(failure) from error
 
-    def _recv(self, connection: socket.socket, failure: Close) -> int | None:
-        """Read into the shared buffer; ``None`` for a wake-up without bytes."""
-        with _side(failure):
-            try:
-                return connection.recv_into(self._buffers.read)
-            except _WOULD_BLOCK:
-                return None
+    def _account(self, count: int) -> None:
+        """Hold the connection to its limits after ``count`` more bytes."""
+        if self._engine.records > self._key_limit_records:
+            # What was accepted is on its way or refused with an alert by now; the rest waits for another connection.
+            self._engine.send_close_notify()
+            self._flush_tls()
+            raise _SideError(Close.KEY_LIMIT)
+        if self._throttle is not None:
+            seconds = self._throttle(count)
+            if seconds > 0 and self._paused is None:
+                self._paused = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = None
+        if not self.done:
+            self._watch()
 
     def _send_alert(self) -> None:
         with contextlib.suppress(OSError):
@@ -226,34 +248,32 @@ class Pump:
             sockets.end_output(self._tls)
 
     def _end(self, reason: str) -> None:
-        if not self._ended.done():
-            self._forget()
-            if reason == Close.COMPLETE:
-                self._plain.close()
-                self._tls.close()
-            else:
-                sockets.abort(self._plain)
-                # After an alert of ours an ordinary close lets the peer read it.
-                (sockets.abort if reason in set(Close) else socket.socket.close)(self._tls)
-            self._ended.set_result(reason)
+        if self.done:
+            return
+        self.done = True
+        self._forget()
+        if reason == Close.COMPLETE:
+            self._plain.close()
+            self._tls.close()
+        else:
+            sockets.abort(self._plain)
+            # After an alert of ours an ordinary close lets the peer read it.
+            (sockets.abort if reason in _RESETS else socket.socket.close)(self._tls)
+        self._ended(reason)
 
     def _forget(self) -> None:
+        if self._paused is not None:
+            self._paused.cancel()
         for connection in (self._tls, self._plain):
             if connection.fileno() >= 0:
                 self._loop.remove_reader(connection)
                 self._loop.remove_writer(connection)
 
 
+_RESETS = frozenset(Close) - {Close.KEY_LIMIT}
+
+
 class _SideError(Exception):
     def __init__(self, reason: Close) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-@contextmanager
-def _side(reason: Close) -> Iterator[None]:
-    """Turn a socket's failure into the reason that names its side; a spurious wake-up is none."""
-    try:
-        yield
-    except OSError as error:
-        raise _SideError(reason) from error

@@ -52,6 +52,7 @@ class EventKind(StrEnum):
     MODEL = "model"
     CERTIFICATE = "certificate"
     POLICY = "policy"
+    RELOAD = "reload"
     CHECKPOINT = "checkpoint"
     TEAR = "tear"
 

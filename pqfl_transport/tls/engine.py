@@ -15,30 +15,21 @@ it, so a refused client learns that on its first read, as a `PeerError` with the
 An error is final: the same one is raised again by every later call that would need the connection.
 """
 
+import hashlib
 from ipaddress import ip_address
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.crypto.pyca import Buffer
-from pqfl_transport.errors import CertificateError, ConfigurationError, PeerError
-from pqfl_transport.policy import Policy
+from pqfl_transport.errors import ConfigurationError, PeerError
 from pqfl_transport.tls import alerts, libssl
 from pqfl_transport.tls.config import Role, TlsConfig
+from pqfl_transport.tls.judging import Judge, Verifier
 from pqfl_transport.tls.libssl import Status, openssl_version
-from pqfl_transport.tls.peers import (
-    CertifiedPeer,
-    Negotiated,
-    PeerFacts,
-    check_certificate,
-    check_connection,
-    check_host,
-    fingerprint,
-)
+from pqfl_transport.tls.link import Workspace
+from pqfl_transport.tls.peers import Negotiated, PeerFacts, check_connection
 from pqfl_transport.tls.probe import negotiable_groups, negotiable_signatures
 
-__all__ = ["TlsContext", "TlsEngine", "negotiable_groups", "negotiable_signatures", "openssl_version"]
+__all__ = ["TlsContext", "TlsEngine", "Workspace", "negotiable_groups", "negotiable_signatures", "openssl_version"]
 
 MAX_SEND_BYTES = 256 * 1024
 _MAX_HOST_CHARACTERS = 253
@@ -53,17 +44,18 @@ class TlsContext:
 
     def __init__(self, config: TlsConfig) -> None:
         self.config = config
-        self._anchors = config.identity.anchors
+        self._verifier = Verifier(config)
+        self._sessions: dict[str | None, libssl.Session] = {}
         policy = config.policy
         settings = libssl.Settings(
             server=config.role is Role.SERVER,
-            groups=_openssl_names(policy.groups, Kind.TLS_GROUP),
-            signature_algorithms=_openssl_names(_signatures(policy), Kind.SIGNATURE),
+            groups=_openssl_names(policy.all_groups, Kind.TLS_GROUP),
+            signature_algorithms=_openssl_names(policy.all_signatures, Kind.SIGNATURE),
             cipher_suites=_openssl_names(policy.tls_suites, Kind.TLS_SUITE),
-            certificate=config.identity.leaf,
-            private_key_pem=config.identity.private_key_pem,
-            anchors=self._anchors,
+            identities=_identities(config),
+            anchors=(*config.identity.anchors, *(config.classical.anchors if config.classical else ())),
             alpn=config.alpn,
+            resume_seconds=config.resume_seconds,
         )
         try:
             self._factory = libssl.LinkFactory(settings)
@@ -80,9 +72,29 @@ class TlsContext:
             raise ConfigurationError(
                 "a client has to be told whom it expects: a SPIFFE ID or a host name", reason="nobody_allowed"
             )
-        judge = _Judge(self.config, self._anchors, host)
-        link = self._factory.new_link(judge, server_name=_to_send(host), now=self.config.clock())
+        judge = Judge(self._verifier, self.config.role.peer.value, host)
+        link = self._factory.new_link(
+            judge, server_name=_to_send(host), now=self.config.clock(), session=self._sessions.pop(host, None)
+        )
         return TlsEngine(self.config, judge, link)
+
+    def keep_session(self, engine: "TlsEngine", server_name: str | None = None) -> None:
+        """Let the next connection of a client to this host resume the session of one that ends now, where switched on.
+
+        Each session is resumed once at most (RFC 9846 §C.4).
+        """
+        host = self.config.server_name or server_name
+        if self.config.resume_seconds and self.config.role is Role.CLIENT:
+            session = engine.session
+            if session is not None:
+                self._sessions[host] = session
+
+    def judge_again(self, engine: "TlsEngine") -> None:
+        """Check the peer of an open connection by this context's configuration.
+
+        Raises ``PeerError`` or ``CertificateError`` with the reason for which it would not be accepted now.
+        """
+        self._verifier.verify(engine.peer_certificate_der, engine.host, engine.peer_chain)
 
 
 class TlsEngine:
@@ -90,7 +102,7 @@ class TlsEngine:
 
     __slots__ = ("_config", "_eof", "_failure", "_judge", "_link", "_peer", "_peer_closed", "_sent_close", "_trimmed")
 
-    def __init__(self, config: TlsConfig, judge: "_Judge", link: libssl.Link) -> None:
+    def __init__(self, config: TlsConfig, judge: Judge, link: libssl.Link) -> None:
         self._config = config
         self._judge = judge
         self._link = link
@@ -124,22 +136,7 @@ class TlsEngine:
             return False
         if status is not Status.DONE:
             raise self._fail(self._handshake_failure(status))
-        link, leaf = self._link, self._link.peer_certificate
-        negotiated = Negotiated(
-            version=link.version,
-            group=link.group,
-            cipher_suite=link.cipher_suite,
-            alpn=link.alpn,
-            session_reused=link.session_reused,
-            peer_fingerprint=None if leaf is None else fingerprint(leaf),
-        )
-        own = self._config.own
-        try:
-            self._peer = check_connection(
-                self._judge.certified, negotiated, policy=self._config.policy, own_sigalg=own.sigalg
-            )
-        except PeerError as error:
-            raise self._fail(error) from error.__cause__
+        self._assert_negotiated()
         return True
 
     def data_to_send(self, max_bytes: int = MAX_SEND_BYTES) -> bytes:
@@ -149,12 +146,32 @@ class TlsEngine:
             self._trim_once()
         return data
 
-    def data_to_send_into(self, buffer: memoryview) -> int:
-        """Put bytes for the network into ``buffer`` and return how many; 0 when there are none."""
-        count = self._link.take_into(buffer)
+    def take_to(self, workspace: Workspace) -> int:
+        """Put bytes for the network at the beginning of ``workspace.outgoing`` and return how many; 0: there are none.
+
+        They have to be sent, or copied, before the workspace is used again.
+        """
+        count = self._link.take_to(workspace)
         if not count:
             self._trim_once()
         return count
+
+    def decrypt(self, workspace: Workspace, count: int) -> int:
+        """Decrypt ``count`` bytes that were read into ``workspace.incoming``; return how much plaintext there is.
+
+        The plaintext lies at the beginning of ``workspace.outgoing`` and has to be taken from there before the
+        workspace is used again. Before the first call with bytes, call with 0 until that gives 0: the handshake may have brought
+        some. Raises and returns 0 as `read_into` does.
+        """
+        if self._peer is None or self._failure is not None or self._peer_closed:
+            return self.read_into(workspace.outgoing)
+        return self._came(*self._link.decrypt(workspace, count))
+
+    def encrypt(self, workspace: Workspace, count: int) -> None:
+        """Encrypt ``count`` bytes of ``workspace.incoming``; `take_to` gives the result. Raises as `write` does."""
+        self._require_writable()
+        if self._link.encrypt(workspace, count)[1] is Status.FAILED:
+            raise self._fail(self._connection_failure())
 
     def read_into(self, buffer: memoryview) -> int:
         """Decrypt into ``buffer`` all that is at hand and fits; return how many bytes.
@@ -166,22 +183,11 @@ class TlsEngine:
         if self._peer_closed or not len(buffer):
             return 0
         self._raise_failure()
-        count, status = self._link.read_into(buffer)
-        if status is Status.CLOSED:
-            self._peer_closed = True
-        elif status is Status.FAILED:
-            failure = self._fail(self._connection_failure())
-            # What was decrypted before the failure is authentic: it goes out first, the failure with the next call.
-            if not count:
-                raise failure
-        return count
+        return self._came(*self._link.read_into(buffer))
 
     def write(self, data: Buffer) -> int:
         """Encrypt ``data`` for the network; return how much was taken, which is all of it up to 2 GiB."""
-        self._require_complete()
-        self._raise_failure()
-        if self._sent_close:
-            raise ConfigurationError("nothing can be written after close_notify", reason="closed")
+        self._require_writable()
         count, status = self._link.write(data)
         if status is Status.FAILED:
             raise self._fail(self._connection_failure())
@@ -215,14 +221,38 @@ class TlsEngine:
     def peer_certificate_der(self) -> bytes:
         """The peer's certificate. Raises ``ConfigurationError`` before the handshake is complete."""
         self._require_complete()
-        leaf = self._link.peer_certificate
-        assert leaf is not None  # noqa: S101 -- no handshake completes without one
-        return leaf.public_bytes(Encoding.DER)
+        der = self._link.peer_certificate_der
+        assert der is not None  # noqa: S101 -- no handshake completes without one
+        return der
 
     @property
     def peer_closed(self) -> bool:
         """Whether the peer ended its direction with close_notify and all it sent was read."""
         return self._peer_closed
+
+    @property
+    def host(self) -> str | None:
+        """The host a client asked for."""
+        return self._judge.host
+
+    def peer_chain(self) -> list[bytes]:
+        """Return the certificates above the peer's own that it sent, DER."""
+        return self._link.peer_chain_der()
+
+    @property
+    def session(self) -> libssl.Session | None:
+        """What a later connection can resume."""
+        return self._link.session
+
+    @property
+    def answers(self) -> bool:
+        """Whether there are bytes for the network, as after reading a key update."""
+        return self._link.outgoing_bytes > 0
+
+    @property
+    def records(self) -> int:
+        """Records of application data under one key so far, in the direction that has more of them."""
+        return max(self._link.records_received, self._link.records_sent)
 
     @property
     def failure(self) -> PeerError | None:
@@ -238,6 +268,57 @@ class TlsEngine:
         """Return keying material of this connection, to bind a message to it (RFC 9266 §2)."""
         self._require_complete()
         return self._link.exporter(label, length_bytes)
+
+    def _came(self, count: int, status: Status) -> int:
+        if status is Status.CLOSED:
+            self._peer_closed = True
+        elif status is Status.FAILED:
+            failure = self._fail(self._connection_failure())
+            # What was decrypted before the failure is authentic: it goes out first, the failure with the next call.
+            if not count:
+                raise failure
+        return count
+
+    def _require_writable(self) -> None:
+        self._require_complete()
+        self._raise_failure()
+        if self._sent_close:
+            raise ConfigurationError("nothing can be written after close_notify", reason="closed")
+
+    def _assert_negotiated(self) -> None:
+        link, judge, config = self._link, self._judge, self._config
+        der = link.peer_certificate_der
+        resumed = link.session_reused
+        if resumed and der is not None:
+            # No certificate came in this handshake: the one of the session is judged by what holds now.
+            judge(der, 0, self.peer_chain)
+            if judge.refusal is not None:
+                raise self._fail(judge.refusal)
+        same = der is not None and der == judge.der and judge.certified is not None
+        negotiated = Negotiated(
+            version=link.version,
+            group=link.group,
+            cipher_suite=link.cipher_suite,
+            alpn=link.alpn,
+            session_reused=resumed,
+            peer_fingerprint=judge.certified.fingerprint if same and judge.certified else None,
+        )
+        try:
+            self._peer = check_connection(
+                judge.certified, negotiated, policy=config.policy, own_sigalg=self._own_sigalg(),
+                resumption=bool(config.resume_seconds),
+            )  # fmt: skip
+        except PeerError as error:
+            raise self._fail(error) from error.__cause__
+
+    def _own_sigalg(self) -> str:
+        config = self._config
+        classical = config.own_classical
+        if classical is None:
+            return config.own.sigalg
+        shown = self._link.own_certificate_der
+        is_second = shown is not None and hashlib.sha256(shown).digest() == classical.fingerprint
+        return classical.sigalg if is_second else config.own.sigalg
 
     def _trim_once(self) -> None:
         # The handshake's flights leave buffers of tens of KiB behind, which an idle connection would hold for ever.
@@ -270,55 +351,11 @@ class TlsEngine:
         return PeerError(failure.sentence, reason=failure.reason)
 
 
-class _Judge:
-    """Decides on the peer's certificate while the handshake runs, and keeps what it found."""
-
-    __slots__ = ("_anchors", "_config", "_host", "certified", "refusal")
-
-    def __init__(self, config: TlsConfig, anchors: tuple[x509.Certificate, ...], host: str | None) -> None:
-        self._config = config
-        self._anchors = anchors
-        self._host = host
-        self.certified: CertifiedPeer | None = None
-        self.refusal: PeerError | None = None
-
-    def __call__(self, leaf: x509.Certificate, openssl_error: int) -> int:
-        """Return the X.509 error to refuse with, 0 to accept. Our own rules speak first, in better sentences."""
-        self.certified = None
-        try:
-            certified = self._check(leaf)
-        except CertificateError as error:
-            sentence = f"the {self._config.role.peer}'s certificate is refused: {error}"
-            self.refusal = PeerError(sentence, reason=error.reason)
-        except PeerError as error:
-            self.refusal = error
-        except Exception as error:  # noqa: BLE001 - nothing may be raised into OpenSSL, which called this
-            self.refusal = PeerError(f"checking the {self._config.role.peer}'s certificate failed", reason="protocol")
-            self.refusal.__cause__ = error
-        else:
-            if not openssl_error:
-                self.certified = certified
-                return 0
-            self.refusal = PeerError(
-                f"OpenSSL refuses the {self._config.role.peer}'s certificate with error {openssl_error}",
-                reason="untrusted",
-            )
-        return alerts.x509_error(self.refusal.reason)
-
-    def _check(self, leaf: x509.Certificate) -> CertifiedPeer:
-        config = self._config
-        usage = config.role.peer.own_usage
-        certified = check_certificate(leaf, self._anchors, policy=config.policy, usage=usage, now=config.clock())
-        if config.allowed:
-            config.allowed.check(certified, federation=config.own.id.federation)
-        elif self._host is not None:
-            check_host(certified, self._host)
-        return certified
-
-
-def _signatures(policy: Policy) -> tuple[str, ...]:
-    """The signatures a peer may make or show: those of leaves first, which is the order of preference."""
-    return tuple(dict.fromkeys((*policy.leaf_keys, *policy.ca_signatures)))
+def _identities(config: TlsConfig) -> tuple[libssl.Identity, ...]:
+    own = [config.identity]
+    if config.classical is not None and config.classical.identity is not None:
+        own.append(config.classical.identity)
+    return tuple(libssl.Identity(identity.leaf, identity.private_key_pem) for identity in own)
 
 
 def _openssl_names(names: tuple[str, ...], kind: Kind) -> tuple[str, ...]:

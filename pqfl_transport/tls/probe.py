@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 from pqfl_transport.algorithms import TABLE, Algorithm, Kind, find
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import PqflError
-from pqfl_transport.tls.libssl import Link, LinkFactory, Settings, Status
+from pqfl_transport.tls.libssl import Identity, Link, LinkFactory, Settings, Status
 
 _KEY = "ML-DSA-65"
 _GROUP = "X25519MLKEM768"
@@ -58,12 +58,11 @@ def _link(group: Algorithm, signature: Algorithm, certificate: x509.Certificate,
         groups=(group.openssl_name or group.name,),
         signature_algorithms=(signature.openssl_name or signature.name,),
         cipher_suites=(_SUITE,),
-        certificate=certificate,
-        private_key_pem=key,
+        identities=(Identity(certificate, key),),
         anchors=(certificate,),
     )
     # Whether algorithms work is asked here, and not whom anybody trusts.
-    return LinkFactory(settings).new_link(lambda _leaf, _error: 0, server_name=None, now=_NOW)
+    return LinkFactory(settings).new_link(lambda _leaf, _error, _chain: 0, server_name=None, now=_NOW)
 
 
 def _shake_hands(client: Link, server: Link) -> str:
