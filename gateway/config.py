@@ -1,49 +1,126 @@
-"""What one sidecar is told, parsed once and checked: addresses, who is allowed, how long to wait."""
+"""What a sidecar is told, parsed once and checked: addresses, who is allowed, how long to wait."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
+from gateway.admission import Limits
+from gateway.proxies import Proxy
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
+from pqfl_transport.pki.roster import Roster
 from pqfl_transport.tls.config import Role, TlsConfig
 
-HANDSHAKE_TIMEOUT_SECONDS = 10.0
+MAX_WORKERS = 64
+DEFAULT_NAME = "main"
+
+
+class Mode(StrEnum):
+    """What a listener understands of the bytes it relays."""
+
+    TCP = "tcp"
+    HTTP = "http"
+
+
+class Profile(StrEnum):
+    """What stands behind a listener in HTTP mode."""
+
+    PLAIN = "plain"
+    AGGREGATOR = "aggregator"
+    FLOWER = "flower"
 
 
 @dataclass(frozen=True, slots=True)
-class SidecarConfig:
-    """One sidecar, complete. The role decides which side speaks TLS: a server's ``listen``, a client's ``target``."""
+class HttpRules:
+    """What HTTP mode lets through."""
+
+    profile: Profile = Profile.PLAIN
+    allow: tuple[tuple[str, str], ...] = ()
+    """Pairs of method and path pattern; none means that the profile decides alone."""
+    roster: Roster | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerConfig:
+    """One listener, complete. The role decides which side speaks TLS: a server's ``listen``, a client's targets."""
 
     listen: Address
-    target: Address
+    targets: tuple[Address, ...]
+    """In order of preference."""
     tls: TlsConfig
-    status: Address | None = None
-    audit: Path | None = None
+    name: str = DEFAULT_NAME
+    mode: Mode = Mode.TCP
+    http: HttpRules = HttpRules()
+    limits: Limits = field(default_factory=Limits)
     connect_timeout_seconds: float = 10.0
-    handshake_timeout_seconds: float = HANDSHAKE_TIMEOUT_SECONDS
-    shutdown_timeout_seconds: float = 30.0
+    close_timeout_seconds: float = 1.0
+    """How long a connection that half ended may take to end."""
+    proxy: Proxy | None = None
+    """The way out to the targets."""
+    proxy_protocol: bool = False
+    """Begin every connection to the target with a PROXY header, version 2."""
     unsafe_listen: bool = False
     unsafe_target: bool = False
 
     def __post_init__(self) -> None:
+        if not self.targets:
+            raise ConfigurationError("--target: where do connections go?", reason="no_target")
         # The plain side carries what TLS protects on the other one, so it must not leave the machine by accident.
         if self.role is Role.SERVER:
-            _require_local(self.target, "--target", unsafe=self.unsafe_target)
+            for target in self.targets:
+                _require_local(target, "--target", unsafe=self.unsafe_target)
         else:
             _require_local(self.listen, "--listen", unsafe=self.unsafe_listen)
-        if self.status is not None:
-            _require_local(self.status, "--status", unsafe=False)
-        for flag, seconds in (
-            ("--connect-timeout", self.connect_timeout_seconds),
-            ("--shutdown-timeout", self.shutdown_timeout_seconds),
-        ):
-            if not seconds > 0:
-                raise ConfigurationError(f"{flag} {seconds:g}: has to be more than 0 seconds")
+        if self.mode is Mode.HTTP and self.role is Role.CLIENT:
+            raise ConfigurationError("--mode http is for `pqfl server`: a client carries bytes", reason="wrong_mode")
+        if self.mode is Mode.TCP and self.http != HttpRules():
+            raise ConfigurationError("--profile and --allow-path need --mode http", reason="wrong_mode")
+        if self.http.profile is Profile.AGGREGATOR and self.http.roster is None:
+            raise ConfigurationError("--profile aggregator needs --roster", reason="no_roster")
 
     @property
     def role(self) -> Role:
-        """Which end of the channel this sidecar is."""
+        """Which end of the channel this listener is."""
         return self.tls.role
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """One process, or one group of workers."""
+
+    listeners: tuple[ListenerConfig, ...]
+    status: Address | None = None
+    audit: Path | None = None
+    audit_key: Path | None = None
+    """An ML-DSA key that signs the heads of the audit log."""
+    shutdown_timeout_seconds: float = 30.0
+    timed_reload_seconds: float = 0.0
+    workers: int = 1
+    quiet: bool = False
+    log_format: str = "logfmt"
+
+    def __post_init__(self) -> None:
+        if not self.listeners:
+            raise ConfigurationError("no listener is configured", reason="no_listener")
+        if self.status is not None:
+            _require_local(self.status, "--status", unsafe=False)
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ConfigurationError(f"--workers {self.workers}: has to be 1 to {MAX_WORKERS}", reason="bad_workers")
+        names = [listener.name for listener in self.listeners]
+        if len(set(names)) != len(names):
+            raise ConfigurationError("two listeners have one name", reason="same_name")
+        if self.audit_key is not None and self.audit is None:
+            raise ConfigurationError("--audit-key needs --audit", reason="no_audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a configuration came from, so that it can be read again while the service runs."""
+
+    config: ServiceConfig
+    read_again: Callable[[], ServiceConfig] = field(compare=False)
+    """Raises ``PqflError`` where it is broken now."""
 
 
 def _require_local(address: Address, flag: str, *, unsafe: bool) -> None:

@@ -1,208 +1,172 @@
-"""The sidecar as a service: listens, shakes hands, relays, counts, logs, and ends in order."""
+"""The sidecar in one process: its listeners, what it says of itself, and how it takes on a new configuration.
+
+Who calls it, and when, is decided elsewhere: by signals where there is one process (`gateway.standalone`), by the
+supervisor where there are several (`gateway.workers`).
+"""
 
 import asyncio
-import contextlib
-import signal
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
-from aiohttp import web
-
-from gateway import sockets
-from gateway.config import SidecarConfig
-from gateway.metrics import Metrics, PeerTotals
-from gateway.relay import Close, Direction
-from gateway.status import serve_status
-from gateway.tcp import Pump, SharedBuffers, shake_hands
-from pqfl_transport.audit import AuditLog, EventKind
+from gateway.config import ListenerConfig, ServiceConfig, Source
+from gateway.journal import Journal
+from gateway.listener import Listener
+from gateway.metrics import Metrics
+from gateway.relay import Close
+from gateway.tcp import Scratch
+from pqfl_transport.audit import EventKind
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import PeerError, PqflError, TransportError
-from pqfl_transport.net.listening import bound_address, listen
-from pqfl_transport.net.logs import EventLog
-from pqfl_transport.tls.config import Role
-from pqfl_transport.tls.engine import TlsContext, TlsEngine, openssl_version
+from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.tls.engine import openssl_version
+
+_SWEEP_SECONDS = 1.0
 
 
-@dataclass(slots=True)
-class _Side:
-    """The TLS end of a connection, once its handshake is complete."""
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """How a reload went: ``unchanged``, ``ok``, or ``failed`` with the reason in a sentence."""
 
-    engine: TlsEngine
-    socket: socket.socket
-    totals: PeerTotals
+    result: str
+    detail: str = ""
 
 
 class Sidecar:
-    """One listener and everything behind it."""
+    """All listeners of one process. Made inside a running event loop."""
 
-    def __init__(self, config: SidecarConfig, log: EventLog) -> None:
+    def __init__(self, source: Source, listening: Mapping[str, socket.socket], journal: Journal) -> None:
         run_self_test()
-        self._config = config
-        self._log = log
-        self._context = TlsContext(config.tls)
-        self._buffers = SharedBuffers()
-        self._metrics = Metrics(config.role, openssl_version())
-        self._audit = None if config.audit is None else AuditLog(config.audit)
-        self._connections: set[asyncio.Task[None]] = set()
+        self._source = source
+        self._config = source.config
+        self._journal = journal
+        self._metrics = Metrics()
+        self._scratch = Scratch()
+        self._loop = asyncio.get_running_loop()
+        self.listeners = {
+            config.name: Listener(config, listening[config.name], self._scratch, self._metrics, journal)
+            for config in self._config.listeners
+        }
+        self._sweeping: asyncio.TimerHandle | None = None
 
-    async def run(self) -> None:
-        """Serve until TERM or INT; then let connections end, for as long as the shutdown timeout; a second one ends."""
-        stop, force = asyncio.Event(), asyncio.Event()
-        self._handle_signals(stop, force)
-        config = self._config
-        listener = listen(config.listen, "--listen")
-        with contextlib.closing(listener):
-            status_address, runner = await self._serve_status()
-            address = str(bound_address(listener, config.listen))
-            self._record(EventKind.START, role=config.role.value, address=address, policy=config.tls.policy.name)
-            self._log.event(
-                "listening", role=config.role.value, address=address, target=str(config.target), status=status_address,
-                policy=config.tls.policy.name, openssl=self._metrics.openssl,
-            )  # fmt: skip
-            accepting = asyncio.create_task(self._accept(listener))
-            await stop.wait()
-            accepting.cancel()
-        await self._drain(force)
-        if runner is not None:
-            await runner.cleanup()
-        self._record(EventKind.STOP)
-        self._log.event("stop")
-        if self._audit is not None:
-            self._audit.close()
+    def start(self) -> None:
+        """Accept connections from now on."""
+        for listener in self.listeners.values():
+            listener.start()
+        self._sweep()
 
-    def _handle_signals(self, stop: asyncio.Event, force: asyncio.Event) -> None:
-        def on_signal() -> None:
-            (force if stop.is_set() else stop).set()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
-
-    async def _serve_status(self) -> tuple[str | None, web.AppRunner | None]:
-        if self._config.status is None:
-            return None, None
-        listener = listen(self._config.status, "--status")
-        runner = await serve_status(
-            listener, lambda: self._metrics.status(self._buffers.crypto_seconds), self._metrics.prometheus
-        )
-        return str(bound_address(listener, self._config.status)), runner
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, where = await loop.sock_accept(listener)
-            except OSError as error:
-                # Out of descriptors: wait for a connection to end rather than spin.
-                self._log.event("accept_failed", detail=error.strerror)
-                await asyncio.sleep(0.1)
-                continue
-            sockets.set_no_delay(connection)
-            task = asyncio.create_task(self._serve(connection, _where(where)))
-            self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
-
-    async def _drain(self, force: asyncio.Event) -> None:
-        if not self._connections:
-            return
-        self._log.event("draining", connections=len(self._connections))
-        waiting = asyncio.create_task(asyncio.wait(set(self._connections)))
-        forced = asyncio.create_task(force.wait())
-        await asyncio.wait(
-            {waiting, forced},
-            timeout=self._config.shutdown_timeout_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        for task in (forced, waiting, *self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    async def _serve(self, accepted: socket.socket, client: str) -> None:
-        started = time.monotonic()
-        self._metrics.connections_open += 1
+    def reload(self) -> Reloaded:
+        """Read the configuration again and use it; what is broken or cannot change changes nothing at all."""
         try:
-            if self._config.role is Role.SERVER:
-                await self._serve_tls_client(accepted, client, started)
+            config = self._source.read_again()
+            if config == self._config:
+                reloaded = Reloaded("unchanged")
             else:
-                await self._serve_plain_client(accepted, client, started)
-        except PeerError as error:
-            self._metrics.failures[error.reason] += 1
-            self._record(EventKind.REFUSAL, client=client, reason=error.reason, detail=str(error))
-            self._log.event("refusal", client=client, reason=error.reason, detail=str(error))
-        except TransportError as error:
-            self._log.event("failure", client=client, reason=error.reason, detail=str(error))
-        except OSError as error:
-            self._log.event("failure", client=client, reason="network", detail=error.strerror or str(error))
-        finally:
-            sockets.abort(accepted)
-            self._metrics.connections_open -= 1
+                self._take_on(config)
+                reloaded = Reloaded("ok")
+        except PqflError as error:
+            reloaded = Reloaded("failed", str(error))
+        self._metrics.reloads[reloaded.result] += 1
+        if reloaded.result != "unchanged":
+            self._journal.record(
+                EventKind.RELOAD, "reload", result=reloaded.result, detail=reloaded.detail or None,
+                policies=[listener.tls.policy.name for listener in self._config.listeners],
+            )  # fmt: skip
+        return reloaded
 
-    async def _serve_tls_client(self, accepted: socket.socket, client: str, started: float) -> None:
-        side = await self._handshake(accepted, None)
-        try:
-            plain = await sockets.connect(self._config.target, self._config.connect_timeout_seconds)
-        except TransportError:
-            accepted.close()
-            raise
-        await self._relay(side, plain, client, started)
+    def stop_accepting(self) -> None:
+        """Accept no more connections; those that are open go on."""
+        for listener in self.listeners.values():
+            listener.close()
 
-    async def _serve_plain_client(self, accepted: socket.socket, client: str, started: float) -> None:
-        target = self._config.target
-        connection = await sockets.connect(target, self._config.connect_timeout_seconds)
-        try:
-            side = await self._handshake(connection, target.host or None)
-            await self._relay(side, accepted, client, started)
-        finally:
-            sockets.abort(connection)
+    async def drain(self, force: asyncio.Event) -> None:
+        """Wait until all connections have ended, the shutdown timeout is over, or ``force`` is set; then end them."""
+        self.stop_accepting()
+        until = self._loop.time() + self._config.shutdown_timeout_seconds
+        if self.connections:
+            self._journal.say("draining", connections=self.connections)
+        while self.connections and not force.is_set() and (left := until - self._loop.time()) > 0:
+            try:
+                async with asyncio.timeout(min(left, _DRAIN_LOOK_SECONDS)):
+                    await force.wait()
+            except TimeoutError:
+                continue
+        for listener in self.listeners.values():
+            listener.close_connections(Close.SHUTDOWN)
+        await self._end_tasks()
 
-    async def _handshake(self, connection: socket.socket, host: str | None) -> _Side:
-        engine = self._context.new_engine(host)
-        started = time.monotonic()
-        timeout_seconds = self._config.handshake_timeout_seconds
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await shake_hands(engine, connection, self._buffers)
-        except TimeoutError:
-            raise PeerError(f"no complete handshake within {timeout_seconds:g} s", reason="timeout") from None
-        return _Side(engine, connection, self._metrics.handshake(engine.peer, time.monotonic() - started))
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return sum(listener.connections for listener in self.listeners.values())
 
-    async def _relay(self, side: _Side, plain: socket.socket, client: str, started: float) -> None:
-        pump = Pump(side.engine, side.socket, plain, self._buffers)
-        reason: str = Close.SHUTDOWN
-        try:
-            reason = await pump.run()
-        finally:
-            bytes_in = pump.relay.relayed_bytes[Direction.INWARD]
-            bytes_out = pump.relay.relayed_bytes[Direction.OUTWARD]
-            side.totals.bytes_in += bytes_in
-            side.totals.bytes_out += bytes_out
-            peer = side.engine.peer
-            facts = {
-                "client": client, "peer": str(peer.id), "group": peer.group, "cipher_suite": peer.cipher_suite,
-                "own_sigalg": peer.own_sigalg, "peer_sigalg": peer.peer_sigalg, "alpn": peer.alpn,
-                "bytes_in": bytes_in, "bytes_out": bytes_out, "seconds": round(time.monotonic() - started, 6),
-                "reason": reason,
-            }  # fmt: skip
-            self._record(EventKind.CONNECTION, **facts)
-            self._log.event("connection", **facts)
+    async def snapshot(self) -> dict[str, Any]:
+        """Everything that is known, as JSON values."""
+        found = self._metrics.snapshot()
+        for name, listener in self.listeners.items():
+            config = listener.config
+            found["listeners"][name] |= {
+                "address": str(listener.address),
+                "mode": config.mode.value,
+                "policy": config.tls.policy.name,
+                "backends": await listener.backends(),
+            }
+        return found | {
+            "version": version("pqfl"),
+            "openssl": openssl_version(),
+            "crypto_seconds": self._scratch.crypto_seconds,
+            "cpu_seconds": time.process_time(),
+            "certificates": _certificates(self._config),
+            "workers": 1,
+        }
 
-    def _record(self, kind: EventKind, **facts: object) -> None:
-        if self._audit is not None:
-            self._audit.event(kind, **facts)
+    def _take_on(self, config: ServiceConfig) -> None:
+        before = {listener.name: listener for listener in self._config.listeners}
+        after = {listener.name: listener for listener in config.listeners}
+        if before.keys() != after.keys():
+            raise ConfigurationError("listeners are added and removed by a restart", reason="needs_restart")
+        for name, listener in after.items():
+            _require_same_place(before[name], listener)
+        # All of them are made before one of them is used: a broken one leaves everything as it was.
+        prepared = [(self.listeners[name], self.listeners[name].prepare(listener)) for name, listener in after.items()]
+        for running, ready in prepared:
+            running.reconfigure(ready)
+        self._config = config
+
+    def _sweep(self) -> None:
+        for listener in self.listeners.values():
+            listener.sweep()
+        self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    async def _end_tasks(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        # Connections whose task was cancelled report in their last step.
+        for _ in range(_LAST_STEPS):
+            await asyncio.sleep(0)
 
 
-def serve(config: SidecarConfig, log: EventLog) -> None:
-    """Run one sidecar until it is told to end. Raises ``PqflError`` when it cannot start."""
-    try:
-        asyncio.run(Sidecar(config, log).run())
-    except PqflError:
-        raise
-    except KeyboardInterrupt:
-        log.event("stop")
+_DRAIN_LOOK_SECONDS = 0.1
+_LAST_STEPS = 10
 
 
-def _where(address: object) -> str:
-    if isinstance(address, tuple):
-        return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-    return "unix"
+def _require_same_place(before: ListenerConfig, after: ListenerConfig) -> None:
+    for what in ("listen", "role", "mode"):
+        if getattr(before, what) != getattr(after, what):
+            raise ConfigurationError(f"listener {after.name}: {what} changes by a restart", reason="needs_restart")
+
+
+def _certificates(config: ServiceConfig) -> list[dict[str, Any]]:
+    """Own certificates and authorities, each with the time of its end."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for listener in config.listeners:
+        for certificate in listener.tls.certificates():
+            entry = {
+                "name": certificate.name,
+                "algorithm": certificate.algorithm,
+                "not_after": int(certificate.not_after.timestamp()),
+            }
+            found[certificate.name, certificate.algorithm] = entry
+    return list(found.values())

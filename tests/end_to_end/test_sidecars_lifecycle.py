@@ -155,6 +155,6 @@ def test_health_and_metrics_are_served(federation: Federation, crew: Crew, targe
         connection.shutdown(socket.SHUT_WR)
         read_all(connection)
     gateway.wait_for("connection", reason="complete")
-    for path, expected in (("/healthz", "ok"), ("/_metrics", 'pqfl_bytes_total{direction="in"} 5')):
+    for path, expected in (("/healthz", "ok"), ("/_metrics", 'pqfl_bytes_total{direction="in",listener="main"} 5')):
         with urllib.request.urlopen(f"{gateway.status_url}{path}") as answer:  # noqa: S310 -- a process of this test
             assert expected in answer.read().decode()

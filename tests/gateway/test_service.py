@@ -1,26 +1,28 @@
-"""The sidecar as a service, in this process: what takes too long, what cannot be, and an end in order."""
+"""The listeners of a process: what takes too long, what is too much, and taking on another configuration."""
 
 import asyncio
-import io
-import json
-import os
-import signal
 import socket
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from gateway.config import SidecarConfig
-from gateway.service import Sidecar, serve
-from pqfl_transport.errors import ConfigurationError, PlatformError
+from gateway.admission import Limits
+from gateway.config import ListenerConfig, ServiceConfig, Source
+from gateway.journal import Journal
+from gateway.service import Sidecar
+from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
+from pqfl_transport.net.listening import listen
 from pqfl_transport.net.logs import EventLog
-from pqfl_transport.policy import for_level
 from pqfl_transport.tls import client_context, connect
-from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
+from pqfl_transport.tls.config import AllowedPeers
+from tests.support.listeners import ANYWHERE, listener, tls
+from tests.support.loglines import Lines
 from tests.support.pki import Federation, make_federation
+
+Use = Callable[["Scene"], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -28,47 +30,56 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a",))
 
 
-class Lines(io.StringIO):
-    """Log lines that can be waited for."""
+class Scene:
+    """A sidecar in front of an echo, and what it says."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = asyncio.Event()
+    def __init__(self, federation: Federation, sidecar: Sidecar, lines: Lines) -> None:
+        self.federation, self.sidecar, self.lines = federation, sidecar, lines
+        self.port = sidecar.listeners["main"].address.port
 
-    def write(self, text: str) -> int:
-        self.written.set()
-        return super().write(text)
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect as the site."""
+        site = self.federation.site("bank-a")
+        context = client_context(
+            site / "tls.pem", site / "tls.key", site / "ca.pem", verify_uri=self.federation.gateway_uri
+        )  # fmt: skip
+        return await connect("127.0.0.1", self.port, context)
 
-    async def wait_for(self, event: str) -> dict[str, Any]:
-        """Return the first line of this event."""
-        while True:
-            for line in self.getvalue().splitlines():
-                facts: dict[str, Any] = json.loads(line)
-                if facts["event"] == event:
-                    return facts
-            self.written.clear()
-            await asyncio.wait_for(self.written.wait(), 20)
-
-
-def configure(federation: Federation, **options: Any) -> SidecarConfig:
-    folder = federation.gateway
-    identity = TlsIdentity.load(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
-    tls = TlsConfig(Role.SERVER, identity, for_level("high"), AllowedPeers(any_of_federation=True))
-    facts: dict[str, Any] = {"listen": Address("127.0.0.1", 0), "target": Address("127.0.0.1", 1), "tls": tls}
-    return SidecarConfig(**(facts | options))
+    async def round_trip(self) -> bytes:
+        """Send a word and return what comes back."""
+        reader, writer = await self.connect()
+        writer.write(b"word")
+        answer = await asyncio.wait_for(reader.readexactly(4), 20)
+        writer.close()
+        return answer
 
 
-def run(config: SidecarConfig, use: Callable[[Lines, int], Awaitable[None]]) -> None:
-    """Run a sidecar until ``use`` is done with it, then end it as an operator does."""
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+def play(federation: Federation, use: Use, *, read_again: Any = None, **options: Any) -> None:
+    """Run a sidecar with one listener, use it, and end it."""
 
     async def scenario() -> None:
+        backend = await asyncio.start_server(echo, "127.0.0.1", 0)
+        target = Address("127.0.0.1", backend.sockets[0].getsockname()[1])
+        config = ServiceConfig((listener(federation, **({"targets": (target,)} | options)),))
+        source = Source(config, (lambda: read_again(config)) if read_again else lambda: config)
         lines = Lines()
-        task = asyncio.create_task(Sidecar(config, EventLog("json", stream=lines)).run())
-        port = int((await lines.wait_for("listening"))["address"].rsplit(":", 1)[1])
-        await use(lines, port)
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(task, 20)
-        assert (await lines.wait_for("stop"))["event"] == "stop"
+        sockets = {"main": listen(ANYWHERE, "--listen")}
+        sidecar = Sidecar(source, sockets, Journal(EventLog("json", stream=lines), None))
+        sidecar.start()
+        try:
+            await use(Scene(federation, sidecar, lines))
+        finally:
+            force = asyncio.Event()
+            force.set()
+            await sidecar.drain(force)
+            backend.close()
+        assert sidecar.connections == 0
 
     asyncio.run(scenario())
 
@@ -76,56 +87,171 @@ def run(config: SidecarConfig, use: Callable[[Lines, int], Awaitable[None]]) -> 
 def test_a_handshake_that_never_comes_is_given_up(federation: Federation) -> None:
     """Who connects and says nothing is refused after the handshake timeout, with that reason."""
 
-    async def use(lines: Lines, port: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert (await lines.wait_for("refusal"))["reason"] == "timeout"
-        with pytest.raises(ConnectionResetError):
-            await reader.readexactly(1)
+    async def use(scene: Scene) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", scene.port)
+        assert (await scene.lines.wait_for("refusal"))["reason"] == "timeout"
+        assert await asyncio.wait_for(reader.read(), 20) == b""
         writer.close()
+        assert (await scene.sidecar.snapshot())["listeners"]["main"]["handshake_failures"] == {"timeout": 1}
 
-    run(configure(federation, handshake_timeout_seconds=0.05), use)
+    play(federation, use, limits=Limits(handshake_timeout_seconds=0.05))
 
 
 def test_a_target_that_is_down_is_a_failure_of_that_connection(federation: Federation) -> None:
-    """The service goes on and says which target."""
+    """The service goes on, says which target, and is not ready."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         target = Address("127.0.0.1", closed.getsockname()[1])
 
-    async def use(lines: Lines, port: int) -> None:
-        site = federation.site("bank-a")
-        context = client_context(
-            site / "tls.pem", site / "tls.key", site / "ca.pem", verify_uri=federation.gateway_uri
-        )  # fmt: skip
-        _, writer = await connect("127.0.0.1", port, context)
-        failure = await lines.wait_for("failure")
+    async def use(scene: Scene) -> None:
+        _, writer = await scene.connect()
+        failure = await scene.lines.wait_for("failure")
         assert (failure["reason"], str(target) in failure["detail"]) == ("target_down", True)
         writer.close()
+        backends = (await scene.sidecar.snapshot())["listeners"]["main"]["backends"]
+        assert backends[str(target)]["up"] is False
 
-    run(configure(federation, target=target), use)
+    play(federation, use, targets=(target,))
 
 
-def test_what_happened_is_audited(federation: Federation, tmp_path: Path) -> None:
-    """Start, refusal and stop are in the chained log."""
+def test_a_second_target_takes_over(federation: Federation) -> None:
+    """While the first one is down connections go to the next in order, and the log says which."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        down = Address("127.0.0.1", closed.getsockname()[1])
 
-    async def use(lines: Lines, port: int) -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"no TLS at all, but enough of it to be sure")
-        await lines.wait_for("refusal")
+    async def use(scene: Scene) -> None:
+        (up,) = scene.sidecar.listeners["main"].config.targets
+        scene.sidecar.listeners["main"].targets.replace((down, up))
+        assert await scene.round_trip() == b"word"
+        assert (await scene.lines.wait_for("connection"))["target"] == str(up)
+
+    play(federation, use)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(max_connections=1), "too_many_connections"),
+        (Limits(max_connections_per_peer=1), "too_many_connections_of_peer"),
+        (Limits(connections_per_minute_per_peer=1), "too_many_arrivals_of_peer"),
+    ],
+)
+def test_who_is_over_a_limit_is_refused_with_that_reason(federation: Federation, limits: Limits, reason: str) -> None:
+    """The connection that was there goes on; the refusal is in log and metrics."""
+
+    async def use(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.write(b"1")
+        await asyncio.wait_for(reader.readexactly(1), 20)
+        try:
+            _, more = await scene.connect()
+            more.close()
+        except OSError:
+            pass
+        assert (await scene.lines.wait_for("refusal"))["reason"] == reason
+        writer.write(b"2")
+        assert await asyncio.wait_for(reader.readexactly(1), 20) == b"2"
+        assert (await scene.sidecar.snapshot())["listeners"]["main"]["refusals"] == {reason: 1}
         writer.close()
 
-    run(configure(federation, audit=tmp_path / "audit.jsonl"), use)
-    kinds = [json.loads(line)["kind"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert kinds == ["start", "refusal", "stop"]
+    play(federation, use, limits=limits)
 
 
-def test_what_cannot_start_says_so(federation: Federation, tmp_path: Path) -> None:
-    """A taken port, a status port that is taken, an audit log that cannot be written."""
-    log = EventLog("json", stream=io.StringIO())
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        taken = Address("127.0.0.1", other.getsockname()[1])
-        with pytest.raises(PlatformError, match="--listen"):
-            serve(configure(federation, listen=taken), log)
-        with pytest.raises(PlatformError, match="--status"):
-            serve(configure(federation, status=taken), log)
-    with pytest.raises(ConfigurationError, match="audit"):
-        serve(configure(federation, audit=tmp_path / "nowhere" / "audit.jsonl"), log)
+def test_a_silent_handshake_makes_room_for_another(federation: Federation) -> None:
+    """Where handshakes are limited, who says nothing goes first."""
+
+    async def use(scene: Scene) -> None:
+        _, silent = await asyncio.open_connection("127.0.0.1", scene.port)
+        assert await scene.round_trip() == b"word"
+        assert (await scene.lines.wait_for("refusal"))["reason"] == "too_many_handshakes"
+        silent.close()
+
+    play(federation, use, limits=Limits(max_handshakes=1))
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [(Limits(idle_timeout_seconds=0.01), "idle_timeout"), (Limits(max_lifetime_seconds=0.01), "max_lifetime")],
+)
+def test_connections_end_by_the_clock_where_that_is_asked_for(
+    federation: Federation, limits: Limits, reason: str
+) -> None:
+    """Off by default; the log says which clock it was."""
+
+    async def use(scene: Scene) -> None:
+        _, writer = await scene.connect()
+        assert (await scene.lines.wait_for("connection"))["reason"] == reason
+        writer.close()
+
+    play(federation, use, limits=limits)
+
+
+def test_a_reload_takes_effect_for_new_and_open_connections(federation: Federation) -> None:
+    """Whoever is not allowed any more is closed, with that reason, and not let in again."""
+
+    def without_the_site(config: ServiceConfig) -> ServiceConfig:
+        only = AllowedPeers(uris=("spiffe://fed/site/bank-z",))
+        return ServiceConfig((replace(config.listeners[0], tls=tls(federation, allowed=only)),))
+
+    async def use(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.write(b"1")
+        await asyncio.wait_for(reader.readexactly(1), 20)
+        assert scene.sidecar.reload().result == "ok"
+        assert (await scene.lines.wait_for("connection"))["reason"] == "not_allowed"
+        with pytest.raises(OSError, match="not_allowed"):
+            await scene.round_trip()
+        writer.close()
+        assert scene.sidecar.reload().result == "unchanged"
+
+    play(federation, use, read_again=without_the_site)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: replace(one, name="other"),
+        lambda one: replace(one, listen=Address("127.0.0.1", 9)),
+    ],
+)
+def test_what_needs_a_restart_changes_nothing(
+    federation: Federation, change: Callable[[ListenerConfig], ListenerConfig]
+) -> None:
+    """A listener that moved or has another name is said, and everything goes on as it was."""
+
+    async def use(scene: Scene) -> None:
+        reloaded = scene.sidecar.reload()
+        assert (reloaded.result, "restart" in reloaded.detail) == ("failed", True)
+        assert await scene.round_trip() == b"word"
+        assert (await scene.sidecar.snapshot())["reloads"] == {"failed": 1}
+
+    play(federation, use, read_again=lambda config: ServiceConfig((change(config.listeners[0]),)))
+
+
+def test_a_broken_reload_keeps_the_former_configuration(federation: Federation) -> None:
+    """The reason is logged and connections go on being served."""
+
+    def broken(_config: ServiceConfig) -> ServiceConfig:
+        raise ConfigurationError("ca.pem: holds no certificate", reason="malformed")
+
+    async def use(scene: Scene) -> None:
+        assert scene.sidecar.reload().result == "failed"
+        assert (await scene.lines.wait_for("reload"))["detail"] == "ca.pem: holds no certificate"
+        assert await scene.round_trip() == b"word"
+
+    play(federation, use, read_again=broken)
+
+
+def test_the_snapshot_shows_the_evidence(federation: Federation) -> None:
+    """Group, signatures, policy, addresses, certificates with their end: what an auditor asks for."""
+
+    async def use(scene: Scene) -> None:
+        assert await scene.round_trip() == b"word"
+        await scene.lines.wait_for("connection")
+        found = await scene.sidecar.snapshot()
+        (entry,) = found["listeners"]["main"]["handshakes"]
+        assert (entry["group"], entry["sigalg"], entry["peer_sigalg"]) == ("X25519MLKEM768", "ML-DSA-65", "ML-DSA-65")
+        assert found["listeners"]["main"]["policy"] == "high-2026"
+        assert found["listeners"]["main"]["bytes_in"] == 4
+        assert {certificate["algorithm"] for certificate in found["certificates"]} == {"ML-DSA-65", "ML-DSA-87"}
+
+    play(federation, use)

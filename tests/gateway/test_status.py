@@ -2,33 +2,71 @@
 
 import asyncio
 import json
+from typing import Any
 
 import aiohttp
 
-from gateway.status import serve_status
+from gateway.status import is_ready, serve_status, summarise
+from pqfl_transport.errors import TransportError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import listen
+from tests.gateway.test_exposition import snapshot
+
+Answers = dict[str, tuple[int, str]]
 
 
-def test_status_metrics_and_health() -> None:
-    """JSON, Prometheus and a plain ok; other paths are not there."""
+def answers(found: dict[str, Any] | TransportError) -> Answers:
+    """What every path answers."""
 
-    async def scenario() -> None:
+    async def ask() -> dict[str, Any]:
+        if isinstance(found, TransportError):
+            raise found
+        return found
+
+    async def scenario() -> Answers:
         listener = listen(Address("127.0.0.1", 0), "--status")
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        runner = await serve_status(listener, lambda: {"role": "server"}, lambda: "pqfl_x 1\n")
+        runner = await serve_status(listener, ask)
+        results = {}
         try:
             async with aiohttp.ClientSession() as session:
-                async with session.get(f"{url}/_status") as answer:
-                    assert json.loads(await answer.read()) == {"role": "server"}
-                async with session.get(f"{url}/_metrics") as answer:
-                    assert answer.content_type == "text/plain"
-                    assert await answer.text() == "pqfl_x 1\n"
-                async with session.get(f"{url}/healthz") as answer:
-                    assert await answer.text() == "ok\n"
-                async with session.get(f"{url}/anything") as answer:
-                    assert answer.status == 404
+                for path in ("/_status", "/_metrics", "/healthz", "/readyz", "/anything"):
+                    async with session.get(f"{url}{path}") as answer:
+                        results[path] = answer.status, await answer.text()
         finally:
             await runner.cleanup()
+        return results
 
-    asyncio.run(scenario())
+    return asyncio.run(scenario())
+
+
+def test_a_service_whose_backend_answers_is_ready() -> None:
+    """JSON with the sums first, Prometheus, and two plain words; other paths are not there."""
+    found = answers(snapshot())
+    assert [status for status, _ in found.values()] == [200, 200, 200, 200, 404]
+    status = json.loads(found["/_status"][1])
+    assert (status["ready"], status["role"], status["handshake_failures"]) == (True, "server", {"untrusted": 2})
+    assert "pqfl_connections_open" in found["/_metrics"][1]
+    assert (found["/healthz"][1], found["/readyz"][1]) == ("ok\n", "ready\n")
+
+
+def test_a_service_without_backend_is_alive_and_not_ready() -> None:
+    """A balancer sends nothing more, a watchdog restarts nothing, and the page says everything all the same."""
+    found = answers(snapshot(up=False))
+    assert [found[path][0] for path in ("/_status", "/_metrics", "/healthz", "/readyz")] == [503, 200, 200, 503]
+    assert json.loads(found["/_status"][1])["listeners"]["main"]["backends"]["127.0.0.1:2"]["up"] is False
+
+
+def test_workers_that_do_not_answer_are_told_in_one_sentence() -> None:
+    """The page is a sentence and not a traceback."""
+    found = answers(TransportError("no worker answers", reason="no_worker"))
+    assert found["/_status"] == (503, "no worker answers\n")
+    assert found["/healthz"][0] == 200
+
+
+def test_one_backend_of_several_is_enough() -> None:
+    """Fail-over is not an outage."""
+    several = snapshot(up=False)
+    several["listeners"]["main"]["backends"]["127.0.0.1:3"] = {"up": True, "detail": ""}
+    assert is_ready(several)
+    assert summarise(several)["ready"] is True

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.relay import Direction
-from gateway.tcp import Pump, SharedBuffers, shake_hands
-from pqfl_transport.errors import PeerError
+from gateway.tcp import Pump, Scratch
 from pqfl_transport.policy import for_level
 from pqfl_transport.tls import client_context
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
@@ -46,8 +44,20 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return one, two
 
 
-def relay(federation: Federation, outside: Callable[[Any], None], inside: Callable[[socket.socket], None]) -> Pump:
-    """Relay one connection between a TLS client and a plain server, each in a thread; return the pump, finished."""
+async def shake_hands(own: TlsEngine, tls: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while not own.do_handshake():
+        while data := own.data_to_send():
+            await loop.sock_sendall(tls, data)
+        own.receive(await loop.sock_recv(tls, 16384))
+    while data := own.data_to_send():
+        await loop.sock_sendall(tls, data)
+
+
+def relay(
+    federation: Federation, outside: Callable[[Any], None], inside: Callable[[socket.socket], None], **options: Any
+) -> tuple[Pump, str]:
+    """Relay one connection between a TLS client and a plain server, each in a thread; return pump and reason."""
     client, tls = tcp_pair()
     plain, server = tcp_pair()
     pumps: list[Pump] = []
@@ -59,13 +69,15 @@ def relay(federation: Federation, outside: Callable[[Any], None], inside: Callab
     async def run() -> None:
         for connection in (tls, plain):
             connection.setblocking(False)
-        buffers = SharedBuffers()
+        scratch = Scratch()
         own = engine(federation)
-        await shake_hands(own, tls, buffers)
-        pump = Pump(own, tls, plain, buffers)
+        await shake_hands(own, tls)
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        pump = Pump(own, tls, plain, scratch, ended.set_result, **options)
         pumps.append(pump)
-        reasons.append(await asyncio.wait_for(pump.run(), 30))
-        assert buffers.crypto_seconds > 0
+        pump.start()
+        reasons.append(await asyncio.wait_for(ended, 30))
+        assert scratch.crypto_seconds > 0
 
     reasons: list[str] = []
     threads = [threading.Thread(target=act_outside), threading.Thread(target=inside, args=(server,))]
@@ -75,8 +87,7 @@ def relay(federation: Federation, outside: Callable[[Any], None], inside: Callab
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
-    pumps[0].reason = reasons[0]  # type: ignore[attr-defined]
-    return pumps[0]
+    return pumps[0], reasons[0]
 
 
 def read_all(connection: Any) -> bytes:
@@ -101,10 +112,10 @@ def test_everything_passes_both_ways_and_both_ends(federation: Federation) -> No
         writer.join(20)
         connection.close()
 
-    pump = relay(federation, outside, inside)
+    pump, reason = relay(federation, outside, inside)
     assert seen == {"outside": LARGE[::-1], "inside": LARGE}
-    assert pump.relay.relayed_bytes == {Direction.INWARD: len(LARGE), Direction.OUTWARD: len(LARGE)}
-    assert pump.reason == "complete"  # type: ignore[attr-defined]
+    assert (pump.relay.inward.relayed_bytes, pump.relay.outward.relayed_bytes) == (len(LARGE), len(LARGE))
+    assert reason == "complete"
 
 
 def test_bytes_that_come_with_the_end_of_the_handshake_are_not_lost(federation: Federation) -> None:
@@ -124,7 +135,7 @@ def test_bytes_that_come_with_the_end_of_the_handshake_are_not_lost(federation: 
         assert connection.recv(10) == b""
         connection.close()
 
-    assert relay(federation, outside, inside).reason == "complete"  # type: ignore[attr-defined]
+    assert relay(federation, outside, inside)[1] == "complete"
 
 
 def test_a_plain_reset_is_told_to_the_tls_side_as_a_cut(federation: Federation) -> None:
@@ -145,7 +156,7 @@ def test_a_plain_reset_is_told_to_the_tls_side_as_a_cut(federation: Federation) 
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         connection.close()
 
-    assert relay(federation, outside, inside).reason == "plain_reset"  # type: ignore[attr-defined]
+    assert relay(federation, outside, inside)[1] == "plain_reset"
     assert len(errors) == 1
     assert isinstance(errors[0], (ssl.SSLEOFError, ConnectionResetError))
 
@@ -168,39 +179,12 @@ def test_a_tls_reset_is_a_reset_for_the_plain_side(federation: Federation) -> No
             errors.append(error)
         connection.close()
 
-    assert relay(federation, outside, inside).reason in {"tls_reset", "truncated"}  # type: ignore[attr-defined]
+    assert relay(federation, outside, inside)[1] in {"tls_reset", "truncated"}
     assert len(errors) == 1
 
 
-def test_a_refused_client_gets_the_alert_before_the_end(federation: Federation) -> None:
-    """What it sent on top of the handshake does not turn the reason into a reset."""
-    client, tls = tcp_pair()
-    told: list[BaseException] = []
-
-    def outside() -> None:
-        context = client_context(*files(federation.site("bank-a")), verify_uri=federation.gateway_uri)
-        wrapped: Any = context.wrap_socket(client)
-        try:
-            wrapped.sendall(b"x" * 100_000)
-            wrapped.recv(1)
-        except OSError as error:
-            told.append(error)
-        wrapped.close()
-
-    thread = threading.Thread(target=outside)
-    thread.start()
-    tls.setblocking(False)
-    with pytest.raises(PeerError) as caught:
-        asyncio.run(shake_hands(engine(federation, uris=("spiffe://fed/site/bank-b",)), tls, SharedBuffers()))
-    tls.close()
-    thread.join(20)
-    assert caught.value.reason == "not_allowed"
-    assert len(told) == 1
-    assert "not_allowed" in str(told[0])
-
-
-def test_cancelling_ends_both_sides(federation: Federation) -> None:
-    """When the service stops waiting, both sides see a reset and no socket stays open."""
+def test_closing_it_ends_both_sides(federation: Federation) -> None:
+    """When the service ends a connection, both sides see a reset, and the reason is the one that was given."""
     client, tls = tcp_pair()
     plain, server = tcp_pair()
 
@@ -220,16 +204,65 @@ def test_cancelling_ends_both_sides(federation: Federation) -> None:
         for connection in (tls, plain):
             connection.setblocking(False)
         own = engine(federation)
-        buffers = SharedBuffers()
-        await shake_hands(own, tls, buffers)
-        task = asyncio.create_task(Pump(own, tls, plain, buffers).run())
+        await shake_hands(own, tls)
+        reasons: list[str] = []
+        pump = Pump(own, tls, plain, Scratch(), reasons.append)
+        pump.start()
         await asyncio.to_thread(ready.wait, 20)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        pump.close("shutdown")
+        pump.close("again")
+        assert reasons == ["shutdown"]
 
     asyncio.run(run())
     thread.join(20)
     with server, pytest.raises(ConnectionResetError):
         server.recv(1)
     assert (tls.fileno(), plain.fileno()) == (-1, -1)
+
+
+def test_a_connection_that_nears_the_limit_of_its_key_is_ended_with_that_reason(federation: Federation) -> None:
+    """Neither side takes what it got for the whole: nothing more goes out under a key that is used up."""
+    ends: list[BaseException] = []
+
+    def outside(connection: Any) -> None:
+        try:
+            connection.sendall(LARGE)
+            read_all(connection)
+        except OSError as error:
+            ends.append(error)
+        connection.close()
+
+    def inside(connection: socket.socket) -> None:
+        try:
+            read_all(connection)
+        except ConnectionResetError as error:
+            ends.append(error)
+        connection.close()
+
+    assert relay(federation, outside, inside, key_limit_records=20)[1] == "key_limit"
+    assert ends
+
+
+def test_a_throttled_connection_waits_and_loses_nothing(federation: Federation) -> None:
+    """What is too fast is read later, byte for byte."""
+    seen: dict[str, bytes] = {}
+    asked: list[int] = []
+
+    def throttle(count: int) -> float:
+        asked.append(count)
+        return 0.01
+
+    def outside(connection: Any) -> None:
+        connection.sendall(LARGE)
+        connection.shutdown(socket.SHUT_WR)
+        read_all(connection)
+        connection.close()
+
+    def inside(connection: socket.socket) -> None:
+        seen["inside"] = read_all(connection)
+        connection.shutdown(socket.SHUT_WR)
+        connection.close()
+
+    assert relay(federation, outside, inside, throttle=throttle)[1] == "complete"
+    assert seen["inside"] == LARGE
+    assert sum(asked) == len(LARGE)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gateway.config import SidecarConfig
+from gateway.config import Source
 from pqfl.commands import sidecar
 from pqfl.commands.sidecar import client, server
 from pqfl_transport.errors import ConfigurationError
@@ -21,10 +21,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[SidecarConfig]:
-    """Configurations that a command came to, instead of serving them."""
-    found: list[SidecarConfig] = []
-    monkeypatch.setattr(sidecar, "serve", lambda config, _log: found.append(config))
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+    """What a command came to, instead of serving it."""
+    found: list[Source] = []
+    monkeypatch.setattr(sidecar, "serve", found.append)
     return found
 
 
@@ -32,7 +32,7 @@ def invoke(command: Any, *words: str) -> Any:
     return CliRunner().invoke(command, list(words), catch_exceptions=False)
 
 
-def test_flags_of_a_server_arrive(federation: Federation, served: list[SidecarConfig], tmp_path: Path) -> None:
+def test_flags_of_a_server_arrive(federation: Federation, served: list[Source], tmp_path: Path) -> None:
     """Addresses, rules, level, protocols, times, files."""
     result = invoke(
         server, "--listen", "0.0.0.0:8443", "--target", "unix:/run/fl.sock", *identity(federation.gateway),
@@ -41,29 +41,31 @@ def test_flags_of_a_server_arrive(federation: Federation, served: list[SidecarCo
         "--status", "127.0.0.1:9000", "--audit", str(tmp_path / "audit.jsonl"), "--shutdown-timeout", "7",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    (config,) = served
-    assert (config.role, str(config.listen), str(config.target)) == (Role.SERVER, "0.0.0.0:8443", "unix:/run/fl.sock")
-    assert config.tls.allowed.uris == ("spiffe://fed/site/bank-a",)
-    assert config.tls.allowed.dns == ("bank-a.example",)
-    assert config.tls.alpn == ("h2", "http/1.1")
-    assert config.tls.policy.name == "high-2026"
+    config = served[0].config
+    (listener,) = config.listeners
+    assert (listener.role, str(listener.listen)) == (Role.SERVER, "0.0.0.0:8443")
+    assert [str(target) for target in listener.targets] == ["unix:/run/fl.sock"]
+    assert listener.tls.allowed.uris == ("spiffe://fed/site/bank-a",)
+    assert listener.tls.allowed.dns == ("bank-a.example",)
+    assert listener.tls.alpn == ("h2", "http/1.1")
+    assert listener.tls.policy.name == "high-2026"
     assert (str(config.status), config.shutdown_timeout_seconds) == ("127.0.0.1:9000", 7)
 
 
-def test_flags_of_a_client_arrive(federation: Federation, served: list[SidecarConfig]) -> None:
+def test_flags_of_a_client_arrive(federation: Federation, served: list[Source]) -> None:
     """Whom to expect, and which name to ask for."""
     result = invoke(
         client, "--listen", "127.0.0.1:8080", "--target", "hub.example.org:8443", *identity(federation.site("bank-a")),
         "--verify-uri", federation.gateway_uri, "--override-server-name", "other.example.org",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    (config,) = served
-    assert config.role is Role.CLIENT
-    assert config.tls.allowed.uris == (federation.gateway_uri,)
-    assert config.tls.server_name == "other.example.org"
+    (listener,) = served[0].config.listeners
+    assert listener.role is Role.CLIENT
+    assert listener.tls.allowed.uris == (federation.gateway_uri,)
+    assert listener.tls.server_name == "other.example.org"
 
 
-def test_plain_sides_leave_the_machine_only_when_told_to(federation: Federation, served: list[SidecarConfig]) -> None:
+def test_plain_sides_leave_the_machine_only_when_told_to(federation: Federation, served: list[Source]) -> None:
     """``--unsafe-target`` and ``--unsafe-listen`` say it aloud."""
     words = ["--listen", "127.0.0.1:0", "--target", "10.0.0.1:80", *identity(federation.gateway), "--allow-all"]
     with pytest.raises(ConfigurationError, match="--unsafe-target"):
@@ -77,12 +79,32 @@ def test_what_is_missing_is_named(federation: Federation, missing: str) -> None:
     """Usage errors name the option and end with 2."""
     words = ["--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", *identity(federation.gateway), "--allow-all"]
     position = words.index(missing)
-    result = invoke(server, *words[:position], *words[position + 2 :])
-    assert result.exit_code == 2
-    assert missing in result.output
+    with pytest.raises(ConfigurationError, match=missing) as caught:
+        invoke(server, *words[:position], *words[position + 2 :])
+    assert caught.value.exit_status == 2
 
 
-def test_without_a_rule_a_server_is_refused(federation: Federation, served: list[SidecarConfig]) -> None:
+def test_a_configuration_can_be_checked_without_starting(
+    federation: Federation, served: list[Source], tmp_path: Path
+) -> None:
+    """From a file, with what each listener would do; a broken one is refused as at a start."""
+    folder = federation.gateway
+    file = tmp_path / "pqfl.toml"
+    file.write_text(
+        f'cert = "{folder}/tls.pem"\nkey = "{folder}/tls.key"\ncacert = "{folder}/ca.pem"\nallow-all = true\n'
+        '[[listener]]\nname = "a"\nlisten = "127.0.0.1:1"\ntarget = "127.0.0.1:2"\n'
+        '[[listener]]\nname = "b"\nlisten = "127.0.0.1:3"\ntarget = ["127.0.0.1:4", "127.0.0.1:5"]\n'
+    )
+    result = invoke(server, "--config", str(file), "--config-check")
+    assert result.exit_code == 0
+    assert "a: server 127.0.0.1:1 to 127.0.0.1:2, policy high-2026" in result.output
+    assert "the configuration is good" in result.output
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        invoke(server, "--config", str(file), "--cacert", "/nowhere", "--config-check")
+    assert served == []
+
+
+def test_without_a_rule_a_server_is_refused(federation: Federation, served: list[Source]) -> None:
     """Nobody is let in by forgetting a flag."""
     with pytest.raises(ConfigurationError, match="whom it allows"):
         invoke(server, "--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", *identity(federation.gateway))

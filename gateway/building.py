@@ -1,0 +1,188 @@
+"""From what an operator said to a configuration: files are read here, and all is checked before anything starts."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.admission import Limits
+from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConfig, Source
+from gateway.options import Told, Values, collect
+from gateway.proxies import Proxy
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.net.address import Address
+from pqfl_transport.pki.keystore import load_roster, read_public, read_secret, root_keys
+from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, open_crls
+from pqfl_transport.policy import Policy, choose
+from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
+
+
+def source_of(role: Role, flags: Values, file: Path | None) -> Source:
+    """Return the configuration that flags and file say, and how to read it again.
+
+    Raises ``PqflError`` naming the flag, the file or the key that is wrong.
+    """
+    config = _service(collect(role, flags, file), {}, {})
+
+    def read_again() -> ServiceConfig:
+        # Numbers of revocation lists and rosters never go down while the process lives.
+        numbers = {
+            listener.name: listener.tls.revocations.numbers
+            for listener in source.config.listeners
+            if listener.tls.revocations is not None
+        }
+        rosters = {
+            listener.name: listener.http.roster.number
+            for listener in source.config.listeners
+            if listener.http.roster is not None
+        }
+        return _service(collect(role, flags, file), numbers, rosters)
+
+    source = Source(config, read_again)
+    return source
+
+
+def _service(
+    told: Told, crl_numbers: Mapping[str, Mapping[str, int]], roster_numbers: Mapping[str, int]
+) -> ServiceConfig:
+    values = told.service
+    optional: dict[str, Any] = {
+        field: values[name]
+        for field, name in (
+            ("audit", "audit"), ("audit_key", "audit-key"), ("shutdown_timeout_seconds", "shutdown-timeout"),
+            ("timed_reload_seconds", "timed-reload"), ("workers", "workers"), ("quiet", "quiet"),
+            ("log_format", "log-format"),
+        )
+        if name in values
+    }  # fmt: skip
+    if "status" in values:
+        optional["status"] = Address.parse(values["status"], "--status")
+    listeners = tuple(
+        _listener(
+            name, role, values, crl_numbers.get(name, {}), roster_numbers.get(name, 0), several=len(told.listeners) > 1
+        )
+        for name, role, values in told.listeners
+    )
+    return ServiceConfig(listeners=listeners, **optional)
+
+
+def _listener(
+    name: str, role: Role, values: Values, crl_numbers: Mapping[str, int], roster_number: int, *, several: bool
+) -> ListenerConfig:
+    for needed in ("listen", "target", "cacert"):
+        if needed not in values:
+            raise ConfigurationError(
+                f"{f'listener {name}: ' if several else ''}--{needed} is missing", reason="missing"
+            )
+    tls = _tls(role, values, crl_numbers)
+    optional: dict[str, Any] = {
+        field: values[option]
+        for field, option in (
+            ("connect_timeout_seconds", "connect-timeout"), ("proxy_protocol", "proxy-protocol"),
+            ("unsafe_listen", "unsafe-listen"), ("unsafe_target", "unsafe-target"),
+        )
+        if option in values
+    }  # fmt: skip
+    if "proxy" in values:
+        optional["proxy"] = Proxy.parse(values["proxy"], "--proxy")
+    return ListenerConfig(
+        listen=Address.parse(values["listen"], "--listen"),
+        targets=tuple(Address.parse(target, "--target") for target in values["target"]),
+        tls=tls,
+        name=name,
+        mode=Mode(values.get("mode", Mode.TCP)),
+        http=_http(tls, values, roster_number),
+        limits=_limits(values),
+        **optional,
+    )
+
+
+def _limits(values: Values) -> Limits:
+    return Limits(
+        **{
+            field: values[option]
+            for field, option in (
+                ("handshake_timeout_seconds", "handshake-timeout"), ("max_handshakes", "max-handshakes"),
+                ("max_connections", "max-concurrent-conns"), ("max_connections_per_peer", "max-conns-per-peer"),
+                ("connections_per_minute_per_peer", "conns-per-minute-per-peer"),
+                ("bytes_per_second_per_peer", "bytes-per-second-per-peer"), ("idle_timeout_seconds", "idle-timeout"),
+                ("max_lifetime_seconds", "max-conn-lifetime"),
+            )
+            if option in values
+        }
+    )  # fmt: skip
+
+
+def _tls(role: Role, values: Values, crl_numbers: Mapping[str, int]) -> TlsConfig:
+    policy = choose(name=values.get("policy"), level=values.get("level"), pq=values.get("pq"))
+    identity, classical = _identities(values, policy)
+    prefix = "allow" if role is Role.SERVER else "verify"
+    allowed = AllowedPeers(
+        uris=values.get(f"{prefix}-uri", ()), dns=values.get(f"{prefix}-dns", ()), ips=values.get(f"{prefix}-ip", ()),
+        cns=values.get(f"{prefix}-cn", ()), ous=values.get(f"{prefix}-ou", ()),
+        spki_pins=values.get(f"{prefix}-spki", ()), any_of_federation=values.get("allow-all", False),
+    )  # fmt: skip
+    return TlsConfig(
+        role=role,
+        identity=identity,
+        policy=policy,
+        allowed=allowed,
+        alpn=values.get("alpn", ()),
+        server_name=values.get("override-server-name"),
+        classical=classical,
+        revocations=_revocations(values, identity, classical, policy, crl_numbers),
+        resume_seconds=int(values.get("resume", 0)),
+    )
+
+
+def _identities(values: Values, policy: Policy) -> tuple[TlsIdentity, ClassicalSide | None]:
+    certs, keys = values.get("cert", ()), values.get("key", ())
+    if "keystore" in values:
+        if certs or keys:
+            raise ConfigurationError("--keystore holds certificate and key: leave --cert and --key away", reason="two")
+        password = read_secret(values["storepass-file"]).rstrip(b"\r\n") if "storepass-file" in values else None
+        identity = TlsIdentity.load_keystore(values["keystore"], values["cacert"], password)
+    elif not certs or len(certs) != len(keys):
+        raise ConfigurationError("every --cert needs its --key, or there is a --keystore", reason="missing")
+    else:
+        identity = TlsIdentity.load(certs[0], keys[0], values["cacert"])
+    if "classical-cacert" not in values:
+        if len(certs) > 1:
+            raise ConfigurationError("a second --cert needs --classical-cacert and --pq prefer", reason="classical")
+        return identity, None
+    del policy
+    return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:])
+
+
+def _revocations(
+    values: Values,
+    identity: TlsIdentity,
+    classical: ClassicalSide | None,
+    policy: Policy,
+    numbers: Mapping[str, int],
+) -> Revocations | None:
+    if "crl" not in values:
+        return None
+    anchors = (*identity.anchors, *(classical.anchors if classical else ()))
+    path = values["crl"]
+    try:
+        data = read_public(path, max_bytes=MAX_CRL_BYTES)
+        return open_crls(data, anchors, policy=policy, now=datetime.now(UTC), at_least=numbers)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--crl {path}: {error}", reason=error.reason) from error
+
+
+def _http(tls: TlsConfig, values: Values, roster_number: int) -> HttpRules:
+    rules = []
+    for text in values.get("allow-path", ()):
+        method, _, path = text.partition(" ")
+        if not method.isalpha() or not path.startswith("/"):
+            raise ConfigurationError(f"--allow-path {text!r}: expected as 'GET /v1/*'", reason="bad_config")
+        rules.append((method.upper(), path))
+    roster = None
+    if "roster" in values:
+        federation = None if tls.own.id is None else tls.own.id.federation
+        roster = load_roster(
+            values["roster"], root_keys(tls.identity.anchors), at_least_number=roster_number, federation=federation
+        )
+    return HttpRules(Profile(values.get("profile", Profile.PLAIN)), tuple(rules), roster)

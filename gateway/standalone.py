@@ -1,0 +1,130 @@
+"""A sidecar that is one process: signals, the status page, the service manager."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.config import ServiceConfig, Source
+from gateway.exposition import Snapshot
+from gateway.journal import Auditor, Journal
+from gateway.notify import Notifier
+from gateway.service import Sidecar
+from gateway.status import serve_status
+from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.net.listening import bound_address, listen
+from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.keystore import load_signing_key
+from pqfl_transport.tls.engine import openssl_version
+
+
+async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
+    """Serve until TERM or INT; then let connections end, for as long as the shutdown timeout; a second one ends.
+
+    HUP and USR1 read the configuration again. Raises ``PqflError`` when it cannot start.
+    """
+    config = source.config
+    listening = {listener.name: listen(listener.listen, "--listen", reuse_port=True) for listener in config.listeners}
+    with contextlib.ExitStack() as stack:
+        for listener in listening.values():
+            stack.callback(listener.close)
+        audit = open_audit(config)
+        if audit is not None:
+            stack.callback(audit.close)
+        journal = Journal(log, auditor_of(audit))
+        sidecar = Sidecar(source, listening, journal)
+        signals = Signals(lambda: reload(sidecar, notifier))
+
+        status_address, runner = await start_status(config, sidecar.snapshot)
+        sidecar.start()
+        announce(sidecar, journal, status_address)
+        notifier.ready()
+        tasks = background(config, notifier, lambda: reload(sidecar, notifier))
+        await signals.stop.wait()
+        notifier.stopping()
+        await sidecar.drain(signals.force)
+        for task in tasks:
+            task.cancel()
+        if runner is not None:
+            await runner.cleanup()
+        journal.record(EventKind.STOP)
+
+
+class Signals:
+    """The first TERM or INT sets ``stop``, the second ``force``; HUP and USR1 call ``reload``."""
+
+    def __init__(self, reload: Callable[[], object]) -> None:
+        self.stop, self.force = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, reload)
+
+    def _end(self) -> None:
+        (self.force if self.stop.is_set() else self.stop).set()
+
+
+def reload(sidecar: Sidecar, notifier: Notifier) -> None:
+    """Take on the configuration as it is now, and tell the service manager."""
+    notifier.reloading()
+    reloaded = sidecar.reload()
+    notifier.ready()
+    if reloaded.detail:
+        notifier.status(f"reload failed, the former configuration goes on: {reloaded.detail}")
+
+
+def background(config: ServiceConfig, notifier: Notifier, reload: Callable[[], object]) -> list[asyncio.Task[None]]:
+    """Start what happens again and again: reloads by the clock, and signs of life for the watchdog."""
+    loop = asyncio.get_running_loop()
+
+    async def again(seconds: float, what: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            what()
+
+    tasks = []
+    if config.timed_reload_seconds:
+        tasks.append(loop.create_task(again(config.timed_reload_seconds, reload)))
+    if notifier.watchdog_interval_seconds:
+        tasks.append(loop.create_task(again(notifier.watchdog_interval_seconds, notifier.watchdog)))
+    return tasks
+
+
+async def start_status(
+    config: ServiceConfig, ask: Callable[[], Awaitable[Snapshot]]
+) -> tuple[str | None, web.AppRunner | None]:
+    """Serve the status page where one is asked for; return its address."""
+    if config.status is None:
+        return None, None
+    listening: socket.socket = listen(config.status, "--status", reuse_port=True)
+    return str(bound_address(listening, config.status)), await serve_status(listening, ask)
+
+
+def announce(sidecar: Sidecar, journal: Journal, status_address: str | None) -> None:
+    """Say where every listener listens, and under which policy."""
+    for listener in sidecar.listeners.values():
+        config = listener.config
+        facts: dict[str, object] = {
+            "role": config.role.value, "mode": config.mode.value, "address": str(listener.address),
+            "target": ",".join(map(str, config.targets)), "policy": config.tls.policy.name,
+        }  # fmt: skip
+        journal.record(EventKind.START, "listening", **facts, status=status_address, openssl=openssl_version())
+
+
+def open_audit(config: ServiceConfig) -> AuditLog | None:
+    """Open the audit log, with the key that signs its heads if there is one."""
+    if config.audit is None:
+        return None
+    key = None if config.audit_key is None else load_signing_key(config.audit_key)
+    return AuditLog(config.audit, signing_key=key)
+
+
+def auditor_of(audit: AuditLog | None) -> Auditor | None:
+    """Return what takes events into an audit log."""
+    if audit is None:
+        return None
+    return lambda kind, facts: audit.event(kind, **facts)

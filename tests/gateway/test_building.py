@@ -1,0 +1,104 @@
+"""From words to a configuration: files are read and checked, and can be read again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.building import source_of
+from gateway.config import Mode, Profile
+from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.tls.config import Role
+from tests.support.pki import Federation, make_federation
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a",))
+
+
+def words(federation: Federation, **changes: Any) -> dict[str, Any]:
+    """What a good server is told; ``None`` takes a word away."""
+    folder = federation.gateway
+    good = {
+        "listen": "127.0.0.1:0", "target": ("127.0.0.1:1",), "cert": (folder / "tls.pem",),
+        "key": (folder / "tls.key",), "cacert": folder / "ca.pem", "allow-all": True,
+    }  # fmt: skip
+    named = {name.replace("_", "-"): value for name, value in changes.items()}
+    return {name: value for name, value in (good | named).items() if value is not None}
+
+
+def test_everything_said_arrives(federation: Federation) -> None:
+    """Addresses, limits, times, mode, rules, policy."""
+    said = words(
+        federation, target=("127.0.0.1:1", "unix:/run/x"), mode="http", profile="flower",
+        allow_path=("post /v1/fleet/*",), max_concurrent_conns=7, idle_timeout=5.0, resume=60.0,
+        policy="pq-require-2026", status="127.0.0.1:0", workers=2, log_format="json", connect_timeout=3.0,
+    )  # fmt: skip
+    config = source_of(Role.SERVER, said, None).config
+    (listener,) = config.listeners
+    assert [str(target) for target in listener.targets] == ["127.0.0.1:1", "unix:/run/x"]
+    assert (listener.mode, listener.http.profile) == (Mode.HTTP, Profile.FLOWER)
+    assert listener.http.allow == (("POST", "/v1/fleet/*"),)
+    assert (listener.limits.max_connections, listener.limits.idle_timeout_seconds) == (7, 5.0)
+    assert (listener.tls.resume_seconds, listener.tls.policy.name) == (60, "pq-require-2026")
+    assert (config.workers, config.log_format, listener.connect_timeout_seconds) == (2, "json", 3.0)
+
+
+def test_reading_again_gives_the_same(federation: Federation) -> None:
+    """So that a reload knows when nothing has changed."""
+    source = source_of(Role.SERVER, words(federation), None)
+    assert source.read_again() == source.config
+
+
+def test_a_keystore_is_one_file(federation: Federation, tmp_path: Path) -> None:
+    """Certificate and key behind each other; others must not read it."""
+    store = tmp_path / "store.pem"
+    store.write_bytes((federation.gateway / "tls.pem").read_bytes() + (federation.gateway / "tls.key").read_bytes())
+    store.chmod(0o600)
+    said = words(federation, cert=None, key=None, keystore=store)
+    assert source_of(Role.SERVER, said, None).config.listeners[0].tls.own.name == federation.gateway_uri
+    store.chmod(0o640)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        source_of(Role.SERVER, said, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"listen": None}, "--listen"),
+        ({"target": None}, "--target"),
+        ({"cacert": None}, "--cacert"),
+        ({"key": None}, "--key"),
+        ({"cert": None, "key": None}, "--cert"),
+        ({"listen": "somewhere"}, "--listen 'somewhere'"),
+        ({"allow_all": None}, "whom it allows"),
+        ({"policy": "pq-require-1999"}, "pq-require-1999"),
+        ({"policy": "pq-require-2026", "pq": "prefer"}, "--policy"),
+        ({"pq": "prefer"}, "trust store"),
+        ({"level": "cnsa2"}, "tls.pem"),
+        ({"allow_path": ("everything",)}, "--allow-path"),
+        ({"mode": "http", "profile": "aggregator"}, "--roster"),
+        ({"crl": Path("/nowhere.crl")}, "/nowhere.crl"),
+        ({"allow_ip": ("10.0.0.300",)}, "10.0.0.300"),
+        ({"resume": 1e9}, "resumed"),
+    ],
+)
+def test_mistakes_are_one_sentence(federation: Federation, changes: dict[str, Any], named: str) -> None:
+    """Each names the flag or the file, before anything starts."""
+    with pytest.raises(PqflError, match=r".") as caught:
+        source_of(Role.SERVER, words(federation, **changes), None)
+    assert named in str(caught.value)
+
+
+def test_a_client_expects_somebody(federation: Federation) -> None:
+    """Its rules are the ``verify`` ones, and the way out may be a proxy."""
+    site = federation.site("bank-a")
+    said = {
+        "listen": "127.0.0.1:0", "target": ("hub.example.org:8443",), "cert": (site / "tls.pem",),
+        "key": (site / "tls.key",), "cacert": site / "ca.pem", "verify-uri": (federation.gateway_uri,),
+        "proxy": "socks5://proxy.example:1080",
+    }  # fmt: skip
+    (listener,) = source_of(Role.CLIENT, said, None).config.listeners
+    assert listener.tls.allowed.uris == (federation.gateway_uri,)
+    assert str(listener.proxy) == "socks5://proxy.example:1080"
