@@ -194,12 +194,10 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: p
 def test_all_addresses_of_a_name_are_named_when_none_works(closed: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     """What happened at each of them, in one sentence."""
     with silent() as mute:
-        resolving_to(monkeypatch, closed, mute)
-        error = failing(HUB, seconds=0.2)
+        resolving_to(monkeypatch, mute, closed)
+        error = failing(HUB, seconds=2)
     assert error.reason == "target_down"
-    assert "refused (127.0.0.1)" in str(error) or "no answer" in str(error)
-    resolving_to(monkeypatch, closed, closed)
-    assert str(failing(HUB)).count("refused (127.0.0.1)") == 2
+    assert str(error).endswith("no answer (127.0.0.1), Connection refused (127.0.0.1)")
 
 
 @pytest.mark.parametrize(
