@@ -103,3 +103,14 @@ def test_suites_name_rows_that_exist() -> None:
         assert find(suite.aead, Kind.AEAD).name == suite.aead
         assert find(suite.body, Kind.AEAD).name == suite.body
         assert suite.trailer_hash.lower().replace("-", "") in hashlib.algorithms_available
+
+
+def test_signatures_of_ordinary_rsa_certificates_are_rows_of_their_own() -> None:
+    """They sign certificates and never a handshake, so no shorter name of RSA leads to them."""
+    for name, code_point in (("RSA-PKCS1-SHA256", 0x0401), ("RSA-PKCS1-SHA384", 0x0501)):
+        row = find(name, Kind.SIGNATURE)
+        assert (row.status, row.code_point, row.openssl_name) == (
+            Status.CLASSICAL, code_point, name.lower().replace("-", "_"),
+        )  # fmt: skip
+        assert "certificates only" in row.remark
+    assert find("RSA", Kind.SIGNATURE).name == "RSA-PSS"
