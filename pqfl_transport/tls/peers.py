@@ -199,10 +199,8 @@ def check_connection(
 ) -> PeerFacts:
     """Assert that what was negotiated is what the policy lists, with the peer whose certificate was checked.
 
-    ``resumption``: whether this end lets sessions be resumed.
-
-    Raises ``PeerError``: ``no_pq_group``, or ``protocol`` for anything else, a resumed session where ``resumption`` was
-    not asked for included. The handshake offered nothing outside the policy, so this never fires unless the library
+    Raises ``PeerError``: ``no_pq_group``, or ``protocol`` for anything else, a resumed session included unless this end
+    lets sessions be resumed (``resumption``). The handshake offered nothing outside the policy, so this never fires unless the library
     beneath misbehaves; a handshake counts only once it has passed.
     """
     if certified is None or negotiated.peer_fingerprint != certified.fingerprint:
