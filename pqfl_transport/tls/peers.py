@@ -200,8 +200,8 @@ def check_connection(
     """Assert that what was negotiated is what the policy lists, with the peer whose certificate was checked.
 
     Raises ``PeerError``: ``no_pq_group``, or ``protocol`` for anything else, a resumed session included unless this end
-    lets sessions be resumed (``resumption``). The handshake offered nothing outside the policy, so this never fires unless the library
-    beneath misbehaves; a handshake counts only once it has passed.
+    lets sessions be resumed (``resumption``). The handshake offered nothing outside the policy, so this never fires
+    unless the library beneath misbehaves; a handshake counts only once it has passed.
     """
     if certified is None or negotiated.peer_fingerprint != certified.fingerprint:
         raise PeerError("the handshake ended without the certificate that was checked", reason="protocol")
