@@ -36,7 +36,7 @@ def connect_at_once(address: Address) -> socket.socket | None:
         if failure == errno.EINPROGRESS:
             # On this machine the other end has answered by now, and asking again gives the answer.
             failure = connection.connect_ex(place[1])
-        if failure in {0, errno.EISCONN} and not _met_itself(connection):
+        if failure in {0, errno.EISCONN} and not _met_itself(connection, place):
             set_no_delay(connection)
             return connection
         connection.close()
@@ -146,7 +146,7 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, place: _Place) -> socket
             await loop.sock_connect(connection, place[1])
         else:
             _require_none(failure)
-        _require_none(errno.ECONNREFUSED if _met_itself(connection) else 0)
+        _require_none(errno.ECONNREFUSED if _met_itself(connection, place) else 0)
     except BaseException:
         connection.close()
         raise
@@ -166,12 +166,13 @@ def _begin(place: _Place) -> tuple[socket.socket, int]:
         raise
 
 
-def _met_itself(connection: socket.socket) -> bool:
+def _met_itself(connection: socket.socket, place: _Place) -> bool:
     """Tell whether the kernel connected a socket to itself, as happens where nobody listens on a port that it lends."""
-    if connection.family == socket.AF_UNIX:
+    if place[0] == socket.AF_UNIX:
         return False
     try:
-        return bool(connection.getsockname() == connection.getpeername())
+        name = connection.getsockname()
+        return bool(name[1] == place[1][1] and name == connection.getpeername())
     except OSError:
         # It was connected and is not any more: whoever uses it will see.
         return False

@@ -243,16 +243,22 @@ def test_a_unix_socket_with_a_full_backlog_is_waited_for(full: tuple[socket.sock
 
 def test_a_socket_that_met_itself_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel may lend the very port that nobody listens on; that is the target being down."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        address = Address(*holder.getsockname())
 
-    def begin(_: object) -> tuple[socket.socket, int]:
-        connection = socket.socket()
-        connection.bind(("127.0.0.1", 0))
-        connection.connect(connection.getsockname())
-        return connection, 0
+        def begin(_: object) -> tuple[socket.socket, int]:
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            connection.bind((address.host, address.port))
+            connection.connect((address.host, address.port))
+            assert connection.getsockname() == connection.getpeername()
+            return connection, 0
 
-    monkeypatch.setattr(dialing, "_begin", begin)
-    assert connect_at_once(Address("127.0.0.1", 1)) is None
-    assert "refused" in str(failing(Address("127.0.0.1", 1)))
+        monkeypatch.setattr(dialing, "_begin", begin)
+        assert connect_at_once(address) is None
+        assert "refused" in str(failing(address))
 
 
 def test_an_address_to_listen_on_is_not_dialled() -> None:
