@@ -87,7 +87,7 @@ def _listener(
         optional["proxy"] = Proxy.parse(values["proxy"], "--proxy")
     return ListenerConfig(
         listen=Address.parse(values["listen"], "--listen"),
-        targets=tuple(Address.parse(target, "--target") for target in values["target"]),
+        targets=tuple(Address.parse_target(target, "--target") for target in values["target"]),
         tls=tls,
         name=name,
         mode=Mode(values.get("mode", Mode.TCP)),

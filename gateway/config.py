@@ -107,6 +107,9 @@ class ServiceConfig:
             _require_local(self.status, "--status", unsafe=False)
         if not 1 <= self.workers <= MAX_WORKERS:
             raise ConfigurationError(f"--workers {self.workers}: has to be 1 to {MAX_WORKERS}", reason="bad_workers")
+        if self.workers > 1 and any(one.http.profile is Profile.FLOWER for one in self.listeners):
+            # Which node belongs to which site is known to the process that saw it.
+            raise ConfigurationError("--profile flower runs in one process: leave --workers away", reason="bad_workers")
         names = [listener.name for listener in self.listeners]
         if len(set(names)) != len(names):
             raise ConfigurationError("two listeners have one name", reason="same_name")

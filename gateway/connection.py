@@ -150,7 +150,7 @@ class Connection:
     def _dial(self) -> None:
         try:
             found = self.listener.dial_at_once()
-        except TransportError as error:
+        except PqflError as error:
             self._over(error)
             return
         if found is None:

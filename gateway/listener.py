@@ -277,7 +277,7 @@ class Listener:
             self.admission.leave(connection.peer_name, self.loop.time())
 
     def _new_front(self, config: ListenerConfig) -> HttpFront:
-        return HttpFront(config, dial=self.dial_now, refused=self._refused_request, counts=self._counts)
+        return HttpFront(config, self.scratch, dial=self.dial_now, refused=self._refused_request, counts=self._counts)
 
     def _refused_request(self, error: PqflError, peer: PeerFacts, client: str) -> None:
         self._counts.refusals[error.reason] += 1

@@ -15,9 +15,14 @@ def set_no_delay(connection: socket.socket) -> None:
 
 def abort(connection: socket.socket) -> None:
     """Close so that the other end sees a reset and not an end."""
+    abort_later(connection)
+    connection.close()
+
+
+def abort_later(connection: socket.socket) -> None:
+    """Let the closing of this socket, whenever that is, be a reset."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    connection.close()
 
 
 def end_output(connection: socket.socket) -> None:

@@ -9,7 +9,7 @@ from cryptography import x509
 
 from pqfl_transport.errors import ConfigurationError, PlatformError
 from pqfl_transport.tls import probe
-from pqfl_transport.tls.libssl import Link, LinkFactory, Settings, Status, openssl_version
+from pqfl_transport.tls.libssl import Identity, Link, LinkFactory, Settings, Status, openssl_version
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CERTIFICATE, KEY = probe._throw_away("ML-DSA-65")
@@ -18,14 +18,14 @@ CERTIFICATE, KEY = probe._throw_away("ML-DSA-65")
 def settings(**changes: object) -> Settings:
     good = Settings(
         server=False, groups=("X25519MLKEM768",), signature_algorithms=("mldsa65",),
-        cipher_suites=("TLS_AES_256_GCM_SHA384",), certificate=CERTIFICATE, private_key_pem=KEY, anchors=(CERTIFICATE,),
+        cipher_suites=("TLS_AES_256_GCM_SHA384",), identities=(Identity(CERTIFICATE, KEY),), anchors=(CERTIFICATE,),
     )  # fmt: skip
     return replace(good, **changes)  # type: ignore[arg-type]
 
 
 def link(*, server: bool) -> Link:
     """A link whose factory nobody else holds."""
-    return LinkFactory(settings(server=server)).new_link(lambda _leaf, _error: 0, server_name=None, now=NOW)
+    return LinkFactory(settings(server=server)).new_link(lambda _leaf, _error, _chain: 0, server_name=None, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_keys_that_do_not_fit_or_are_none() -> None:
     """Another key and no key at all are two errors."""
     _, other = probe._throw_away("ML-DSA-65")
     with pytest.raises(ConfigurationError) as caught:
-        LinkFactory(settings(private_key_pem=other))
+        LinkFactory(settings(identities=(Identity(CERTIFICATE, other),)))
     assert caught.value.reason == "key_mismatch"
     with pytest.raises(ConfigurationError) as caught:
-        LinkFactory(settings(private_key_pem=b"no key"))
+        LinkFactory(settings(identities=(Identity(CERTIFICATE, b"no key"),)))
     assert caught.value.reason == "bad_key"
 
 
 def test_callbacks_live_as_long_as_their_connections() -> None:
     """Connections whose factory nobody holds any more still reach their own judge."""
-    judged: list[x509.Certificate] = []
+    judged: list[bytes] = []
 
-    def judge(leaf: x509.Certificate, _error: int) -> int:
+    def judge(leaf: bytes, _error: int, _chain: object) -> int:
         judged.append(leaf)
         return 0
 
@@ -68,7 +68,7 @@ def test_callbacks_live_as_long_as_their_connections() -> None:
         link(server=True)
     gc.collect()
     assert probe._shake_hands(client, server) == ""
-    assert judged == [CERTIFICATE, CERTIFICATE]
+    assert [x509.load_der_x509_certificate(leaf) for leaf in judged] == [CERTIFICATE, CERTIFICATE]
 
 
 def test_data_goes_through_memory() -> None:

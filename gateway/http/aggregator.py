@@ -1,0 +1,180 @@
+"""The profile for the aggregator: an update is checked by its prologue before the backend sees a byte of it.
+
+The gateway runs ENVELOPE.md §5 up to the signature and holds no key for more: sizes, suite, sender (who has to be the
+TLS identity), round and challenge from the round document that the aggregator signed, expiry, signature. Weights that
+are not sealed do not pass, whatever they are called.
+"""
+
+import re
+import secrets
+import time
+from asyncio import to_thread
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import aiohttp
+from aiohttp import web
+
+from gateway.http.profiles import Admitted, Session
+from gateway.http.rules import Rule, require_allowed
+from pqfl_transport.aggregation.round_document import (
+    MAX_DOCUMENT_BYTES,
+    RoundDocument,
+    RoundState,
+    open_round_document,
+)
+from pqfl_transport.content.envelope import Header, Prologue, PrologueReader, envelope_bytes, verify_prologue
+from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
+from pqfl_transport.pki.roster import Party, Roster
+from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Policy
+from pqfl_transport.problems import status_of
+
+ENVELOPE_TYPE = "application/vnd.pqfl.envelope"
+_RULES = (
+    ("GET", "/v1/rounds/current"),
+    ("GET", "/v1/models/*"),
+    ("GET", "/v1/rounds/*/events"),
+    ("GET", "/v1/status"),
+    ("HEAD", "/v1/status"),
+    ("PUT", "/v1/rounds/*/updates/*"),
+)
+_UPDATE = re.compile(r"/v1/rounds/([0-9]{1,18})/updates/([0-9a-f]{32})", re.ASCII)
+_FRESH_SECONDS = 2.0
+# Names and shapes of tensors and the number of samples travel beside the weights.
+_METADATA_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    document: RoundDocument
+    until: float
+
+
+class AggregatorGuard:
+    """Sees to it that updates are sealed, signed by who sends them, and for the round that is open."""
+
+    def __init__(
+        self, roster: Roster, policy: Policy, rules: Sequence[Rule] = (), clock: Callable[[], float] = time.time
+    ) -> None:
+        self._roster, self._policy, self._clock = roster, policy, clock
+        self._rules = tuple(rules) or _RULES
+        self._known: _Known | None = None
+
+    async def admit(self, request: web.BaseRequest, path: str, session: Session) -> Admitted:
+        """Let a request of the aggregator's interface pass; an update only after its prologue."""
+        require_allowed(request.method, path, self._rules)
+        if request.method not in {"PUT", "POST", "PATCH"}:
+            return Admitted()
+        match = _UPDATE.fullmatch(path)
+        if match is None:
+            raise MessageError("an update goes to /v1/rounds/ROUND/updates/ENVELOPE-ID", reason="malformed")
+        if request.content_type != ENVELOPE_TYPE:
+            raise MessageError(
+                f"weights pass sealed only, as {ENVELOPE_TYPE} and not as {request.content_type!r}: seal them with"
+                " pqfl_transport.client or `pqfl seal`",
+                reason="wrong_media_type",
+            )
+        prologue, rest = await _read_prologue(request)
+        sender = self._sender(prologue.header, session)
+        self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request.content_length)
+        await self._check_round(prologue.header, session)
+        await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy)
+        counter = _Counter(envelope_bytes(prologue) - len(prologue.raw))
+        counter(rest)
+        return Admitted(prefix=prologue.raw + rest, watch=counter)
+
+    def status_of(self, error: PqflError) -> int:
+        """Return the status of `pqfl_transport.problems`."""
+        return status_of(error)
+
+    def _sender(self, header: Header, session: Session) -> Party:
+        if header.sender != session.peer.name:
+            raise MessageError(
+                f"the update of {header.sender} came over the connection of {session.peer.name}", reason="wrong_sender"
+            )
+        if not session.peer.post_quantum:
+            raise MessageError("an update passes over a post-quantum connection only", reason="classical_channel")
+        self._policy.require_content_suite(header.suite)
+        return self._roster.party(header.sender)
+
+    def _check_address(self, prologue: Prologue, round_: int, envelope_id: bytes, length_bytes: int | None) -> None:
+        header = prologue.header
+        if (header.round, header.envelope_id) != (round_, envelope_id):
+            raise MessageError("the envelope is another one than the address says", reason="wrong_address")
+        if header.direction != "update" or header.federation != self._roster.federation:
+            raise MessageError("the envelope is no update of this federation", reason="wrong_direction")
+        expected = envelope_bytes(prologue)
+        if length_bytes not in {None, expected}:
+            reason = "truncated" if (length_bytes or 0) < expected else "excess"
+            raise MessageError(f"the request has {length_bytes} bytes, the envelope {expected}", reason=reason)
+
+    async def _check_round(self, header: Header, session: Session) -> None:
+        known = self._known
+        if known is not None and known.until > self._clock() and header.round == known.document.round:
+            return self._require_open(header, known.document)
+        document = await self._fetch(session)
+        self._known = _Known(document, self._clock() + _FRESH_SECONDS)
+        return self._require_open(header, document)
+
+    def _require_open(self, header: Header, document: RoundDocument) -> None:
+        now = self._clock()
+        if document.state is not RoundState.COLLECTING or header.round != document.round:
+            raise RoundError(
+                f"round {document.round} is {document.state.value}; the update is for round {header.round}",
+                reason="wrong_round",
+            )
+        if header.challenge != document.challenge or header.base_model_digest != document.model_digest:
+            raise RoundError("the update answers another challenge, or another model", reason="wrong_challenge")
+        if header.suite != document.suite:
+            raise RoundError(f"the round takes {document.suite}, the update is {header.suite}", reason="wrong_suite")
+        if header.recipients != (sha256(document.receiving_key).digest(),):
+            raise MessageError("the update is sealed for somebody else than this round", reason="misaddressed")
+        if now > document.not_after or (header.not_after and now > header.not_after):
+            raise RoundError("the update, or its round, has expired", reason="expired")
+        if header.plaintext_bytes > document.plaintext_bytes + _METADATA_BYTES:
+            raise MessageError(
+                f"the update announces {header.plaintext_bytes} bytes, the model has {document.plaintext_bytes}",
+                reason="too_large",
+            )
+
+    async def _fetch(self, session: Session) -> RoundDocument:
+        nonce = secrets.token_hex(16)
+        keys = [party.signing_key for party in self._roster.parties.values() if party.id.role is Role.AGGREGATOR]
+        url = f"http://backend/v1/rounds/current?nonce={nonce}"
+        try:
+            async with session.upstream.session.get(url) as answer:
+                data = await answer.content.read(MAX_DOCUMENT_BYTES + 1)
+                while not answer.content.at_eof() and len(data) <= MAX_DOCUMENT_BYTES:
+                    data += await answer.content.read(MAX_DOCUMENT_BYTES + 1 - len(data))
+                status = answer.status
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransportError(
+                f"the aggregator gives no round document: {type(error).__name__}", reason="target_down"
+            ) from error
+        if status != 200:  # noqa: PLR2004
+            raise TransportError(f"the aggregator gives no round document: HTTP status {status}", reason="not_ready")
+        return await to_thread(open_round_document, data, keys, nonce=nonce)
+
+
+class _Counter:
+    """Lets exactly so many bytes of a body pass."""
+
+    def __init__(self, left_bytes: int) -> None:
+        self._left = left_bytes
+
+    def __call__(self, piece: bytes) -> None:
+        self._left -= len(piece)
+        if self._left < 0:
+            raise MessageError("the body is longer than the envelope says", reason="excess")
+
+
+async def _read_prologue(request: web.BaseRequest) -> tuple[Prologue, bytes]:
+    reader = PrologueReader()
+    async for piece in request.content.iter_any():
+        prologue = reader.feed(piece)
+        if prologue is not None:
+            return prologue, reader.rest
+    reader.finish()
+    raise MessageError("the envelope is empty", reason="truncated")
