@@ -1,0 +1,195 @@
+"""Updates on their way to a real aggregator: what is good passes, what is not is refused before the backend sees it."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config import HttpRules, Profile
+from pqfl_transport.net.address import Address
+from pqfl_transport.pki.spiffe import Role
+from tests.support.fronts import Front, front
+from tests.support.pki import Federation, make_federation
+from tests.support.rounds import (
+    ENVELOPE_TYPE,
+    Envelope,
+    Hub,
+    aggregator,
+    current_round,
+    make_update,
+    membership,
+    participant,
+)
+
+Use = Callable[[Front, Hub, Callable[..., Awaitable[Envelope]]], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
+
+
+def play(federation: Federation, tmp_path: Path, use: Use) -> Hub:
+    """Run an aggregator behind a gateway's HTTP mode."""
+
+    async def scenario() -> Hub:
+        roster = membership(federation, federation.aggregator, Role.AGGREGATOR).roster
+        async with aggregator(federation, tmp_path, quorum=2) as hub:
+            host, port = hub.url.removeprefix("http://").split(":")
+            rules = HttpRules(Profile.AGGREGATOR, roster=roster)
+            async with front(federation, Address(host, int(port)), rules) as made:
+
+                async def update(site: str = "bank-a", **changes: Any) -> Envelope:
+                    sender = participant(federation, site)
+                    return make_update(await current_round(hub.url, sender), sender, **changes)
+
+                await use(made, hub, update)
+            return hub
+
+    return asyncio.run(scenario())
+
+
+async def put(made: Front, update: Envelope, site: str = "bank-a", **headers: str) -> tuple[int, str]:
+    """Send an update over a site's connection; return status and reason."""
+    path = f"/v1/rounds/{update.round_number}/updates/{update.envelope_id.hex()}"
+    fields = {"Content-Type": ENVELOPE_TYPE} | headers
+    async with made.client(site) as client, client.put(path, data=update.data, headers=fields) as answer:
+        facts = await answer.json(content_type=None)
+        return answer.status, facts.get("reason", "")
+
+
+def test_a_good_update_arrives(federation: Federation, tmp_path: Path) -> None:
+    """Through the gateway to the aggregator, byte for byte, with its receipt on the way back."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        assert await put(made, await update()) == (201, "")
+        assert len(hub.events("update")) == 1
+        async with made.client("bank-a") as client:
+            async with client.get("/v1/status") as answer:
+                assert answer.status == 200
+            async with client.get("/v1/rounds/current?nonce=" + "a" * 32) as answer:
+                assert answer.status == 200
+
+    play(federation, tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({"round": 99}, 409, "wrong_round"),
+        ({"challenge": b"x" * 32}, 409, "wrong_challenge"),
+        ({"base_model_digest": b"x" * 32}, 409, "wrong_challenge"),
+        ({"not_after": 1_000_000_000}, 409, "expired"),
+        ({"direction": "model"}, 400, "wrong_direction"),
+        ({"sender": "spiffe://fed/site/bank-b"}, 403, "wrong_sender"),
+        ({"federation": "other"}, 400, "wrong_direction"),
+    ],
+)
+def test_an_update_with_one_thing_wrong_is_refused_here(
+    federation: Federation, tmp_path: Path, changes: dict[str, Any], status: int, reason: str
+) -> None:
+    """With the reason, as a problem document, and the aggregator never hears of it."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        assert await put(made, await update(**changes)) == (status, reason)
+        assert hub.events("refusal") == []
+        assert (await made.lines.wait_for("refusal"))["reason"] == reason
+
+    play(federation, tmp_path, use)
+
+
+def test_nobody_sends_for_another(federation: Federation, tmp_path: Path) -> None:
+    """A good update of one site over the connection of another: recorded and replayed, for instance."""
+
+    async def use(made: Front, _hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        assert await put(made, await update("bank-a"), "bank-b") == (403, "wrong_sender")
+
+    play(federation, tmp_path, use)
+
+
+def test_a_forged_signature_is_refused_here(federation: Federation, tmp_path: Path) -> None:
+    """Signed with another site's key, or changed after it was signed."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        other = participant(federation, "bank-b").member.identity.key
+        status, reason = await put(made, await update(key=other))
+        assert (status, reason) == (403, "wrong_sender_key")
+        good = await update()
+        at = good.data.index(b"pqfl/v1/") + 300
+        forged = bytearray(good.data)
+        forged[at] ^= 1
+        assert (await put(made, dataclasses.replace(good, data=bytes(forged))))[0] in {400, 403, 409}
+        assert hub.events("refusal") == []
+
+    play(federation, tmp_path, use)
+
+
+def test_weights_pass_sealed_only(federation: Federation, tmp_path: Path) -> None:
+    """Plain ones are told how to be sealed, whatever they call themselves, and no byte of them goes on."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        good = await update()
+        plain = dataclasses.replace(good, data=b"\x40\0\0\0\0\0\0\0" + b'{"w":{"dtype":"F32"}}' * 100)
+        status, reason = await put(made, plain, **{"Content-Type": "application/octet-stream"})
+        assert (status, reason) == (415, "wrong_media_type")
+        status, reason = await put(made, plain)
+        assert (status, reason) in {(413, "too_large"), (400, "malformed")}
+        async with made.client("bank-a") as client, client.post("/v1/rounds/1/weights", data=plain.data) as answer:
+            assert answer.status == 403
+        assert hub.events("refusal") == []
+
+    play(federation, tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: data + b"x", "excess"),
+        (lambda data: data[:-1], "truncated"),
+        (lambda data: data[:100], "truncated"),
+        (lambda _data: b"", "truncated"),
+    ],
+)
+def test_lengths_have_to_fit(
+    federation: Federation, tmp_path: Path, change: Callable[[bytes], bytes], reason: str
+) -> None:
+    """One byte more or less than the prologue announces is refused before the body is read."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        good = await update()
+        assert (await put(made, dataclasses.replace(good, data=change(good.data))))[1] == reason
+        assert hub.events("refusal") == []
+
+    play(federation, tmp_path, use)
+
+
+def test_a_chunked_body_that_goes_on_is_cut_off(federation: Federation, tmp_path: Path) -> None:
+    """Without a length the announced one is held to, while the body passes."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        good = await update()
+
+        async def pieces() -> Any:
+            yield good.data
+            yield b"and more"
+
+        path = f"/v1/rounds/{good.round_number}/updates/{good.envelope_id.hex()}"
+        headers = {"Content-Type": ENVELOPE_TYPE}
+        async with made.client("bank-a") as client, client.put(path, data=pieces(), headers=headers) as answer:
+            assert (await answer.json(content_type=None))["reason"] == "excess"
+        assert hub.events("update") == []
+
+    play(federation, tmp_path, use)
+
+
+def test_an_address_has_to_fit_the_envelope(federation: Federation, tmp_path: Path) -> None:
+    """Round and id of the path are those of the header."""
+
+    async def use(made: Front, _hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        good = await update()
+        assert await put(made, dataclasses.replace(good, envelope_id=b"\0" * 16)) == (400, "wrong_address")
+
+    play(federation, tmp_path, use)
