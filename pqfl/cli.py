@@ -23,6 +23,7 @@ _COMMANDS = MappingProxyType(
         "ca": ("pqfl.commands.ca", "ca_group"),
         "server": ("pqfl.commands.sidecar", "server"),
         "client": ("pqfl.commands.sidecar", "client"),
+        "probe": ("pqfl.commands.probe", "probe"),
         "aggregator": ("pqfl.commands.aggregator", "aggregator"),
         "key": ("pqfl.commands.content", "key_group"),
         "seal": ("pqfl.commands.content", "seal"),

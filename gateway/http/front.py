@@ -40,7 +40,8 @@ _READ_BYTES = 256 * 1024
 _NEVER_SECONDS = 10.0 * 365 * 24 * 3600
 _RETRY_AFTER_SECONDS = 2
 # What a peer sends that is no HTTP is answered by the server's protocol, which would also write a traceback for it.
-_silent = logging.Logger("pqfl.http", logging.CRITICAL + 1)
+_silent = logging.getLogger("pqfl.http")
+_silent.disabled = True
 
 Refused = Callable[[PqflError, PeerFacts, str], None]
 """Told of a request that was refused: why, whose, from where."""
@@ -67,7 +68,8 @@ class HttpFront:
         self._guard = _guard(config)
         self._own = config.tls.own.name
         self._server = web.Server(
-            self._handle, access_log=None, logger=_silent, keepalive_timeout=config.limits.idle_timeout_seconds or _NEVER_SECONDS,
+            self._handle, access_log=None, logger=_silent,
+            keepalive_timeout=config.limits.idle_timeout_seconds or _NEVER_SECONDS,
             tcp_keepalive=False, auto_decompress=False, read_bufsize=_READ_BYTES, max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_LINE_BYTES, handler_cancellation=True,
         )  # fmt: skip

@@ -160,8 +160,8 @@ class TlsEngine:
         """Decrypt ``count`` bytes that were read into ``workspace.incoming``; return how much plaintext there is.
 
         The plaintext lies at the beginning of ``workspace.outgoing`` and has to be taken from there before the
-        workspace is used again. Before the first call with bytes, call with 0 until that gives 0: the handshake may have
-        brought some. Raises and returns 0 as `read_into` does.
+        workspace is used again. Before the first call with bytes, call with 0 until that gives 0: the handshake may
+        have brought some. Raises and returns 0 as `read_into` does.
         """
         if self._peer is None or self._failure is not None or self._peer_closed:
             return self.read_into(workspace.outgoing)

@@ -46,7 +46,11 @@ def peer_certificate(engine: TlsEngine, *, binary_form: bool) -> bytes | dict[st
     if binary_form:
         return der
     certificate, peer = load_der_x509_certificate(der), engine.peer
-    names = [*([("URI", str(peer.id))] if peer.id else []), *(("DNS", name) for name in peer.dns), *(("IP Address", ip) for ip in peer.ip)]
+    names = [
+        *([("URI", str(peer.id))] if peer.id else []),
+        *(("DNS", name) for name in peer.dns),
+        *(("IP Address", ip) for ip in peer.ip),
+    ]
     return {
         "subject": tuple(((part.oid._name, part.value),) for part in certificate.subject),  # noqa: SLF001
         "issuer": tuple(((part.oid._name, part.value),) for part in certificate.issuer),  # noqa: SLF001

@@ -60,5 +60,6 @@ async def front(federation: Federation, target: Address, rules: HttpRules, **opt
     finally:
         made.close_connections("shutdown")
         made.close()
-        while made.connections:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while made.connections:  # noqa: ASYNC110 -- what ends it is a callback of the loop
+                await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The front in this process: a mistake of ours is one failed request, draining lets requests end, clocks end between."""
+"""The front in this process: a mistake is one failed request, draining lets requests end, clocks end between them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
