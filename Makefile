@@ -1,6 +1,8 @@
 # Every target makes its own .venv and installs what it needs; nothing but python3 (3.11 or later) and make is assumed.
 PYTHON ?= python3
 VENV := .venv
+# Flower's packages need versions of their own, and it is started as programs, so it has an environment of its own.
+FLOWER := .venv-flower
 BIN := $(VENV)/bin
 # Tests run in as many processes as there are processors.
 JOBS ?= auto
@@ -14,7 +16,7 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Three hospitals train one model over post-quantum transport (under two minutes)
 	$(BIN)/pqfl demo --out demo-out
 
-test: $(VENV)/.test ## Run the tests, end-to-end ones included
+test: $(VENV)/.test $(FLOWER)/.ready ## Run the tests, end-to-end ones included
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
 check: $(VENV)/.test ## Lint, format, types, import contracts, a test file for every module
@@ -24,7 +26,7 @@ check: $(VENV)/.test ## Lint, format, types, import contracts, a test file for e
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_layout.py
 
-e2e: $(VENV)/.test ## Run the end-to-end tests alone, the slow ones too (minutes)
+e2e: $(VENV)/.test $(FLOWER)/.ready ## Run the end-to-end tests alone, the slow ones too (minutes)
 	$(BIN)/pytest tests/end_to_end
 
 bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see benchmarks/README.md
@@ -32,7 +34,7 @@ bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see bench
 	$(BIN)/python benchmarks/relay.py
 
 clean: ## Remove the virtual environment, caches and work folders
-	rm -rf $(VENV) build dist *.egg-info demo-out bench-out
+	rm -rf $(VENV) $(FLOWER) build dist *.egg-info demo-out bench-out
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -45,6 +47,11 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(FLOWER)/.ready: $(VENV)/.python
+	$(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/python -m pip install --quiet 'flwr>=1.40,<2' 'scikit-learn>=1.6'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml

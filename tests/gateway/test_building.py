@@ -31,14 +31,14 @@ def words(federation: Federation, **changes: Any) -> dict[str, Any]:
 def test_everything_said_arrives(federation: Federation) -> None:
     """Addresses, limits, times, mode, rules, policy."""
     said = words(
-        federation, target=("127.0.0.1:1", "unix:/run/x"), mode="http", profile="flower",
+        federation, target=("127.0.0.1:1", "unix:/run/x"), mode="http", profile="plain",
         allow_path=("post /v1/fleet/*",), max_concurrent_conns=7, idle_timeout=5.0, resume=60.0,
         policy="pq-require-2026", status="127.0.0.1:0", workers=2, log_format="json", connect_timeout=3.0,
     )  # fmt: skip
     config = source_of(Role.SERVER, said, None).config
     (listener,) = config.listeners
     assert [str(target) for target in listener.targets] == ["127.0.0.1:1", "unix:/run/x"]
-    assert (listener.mode, listener.http.profile) == (Mode.HTTP, Profile.FLOWER)
+    assert (listener.mode, listener.http.profile) == (Mode.HTTP, Profile.PLAIN)
     assert listener.http.allow == (("POST", "/v1/fleet/*"),)
     assert (listener.limits.max_connections, listener.limits.idle_timeout_seconds) == (7, 5.0)
     assert (listener.tls.resume_seconds, listener.tls.policy.name) == (60, "pq-require-2026")
@@ -79,6 +79,7 @@ def test_a_keystore_is_one_file(federation: Federation, tmp_path: Path) -> None:
         ({"level": "cnsa2"}, "tls.pem"),
         ({"allow_path": ("everything",)}, "--allow-path"),
         ({"mode": "http", "profile": "aggregator"}, "--roster"),
+        ({"mode": "http", "profile": "flower", "workers": 2}, "--workers"),
         ({"crl": Path("/nowhere.crl")}, "/nowhere.crl"),
         ({"allow_ip": ("10.0.0.300",)}, "10.0.0.300"),
         ({"resume": 1e9}, "resumed"),

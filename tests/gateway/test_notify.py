@@ -94,7 +94,9 @@ def test_a_manager_that_does_not_read_does_not_stop_the_service(
 
 
 @pytest.mark.parametrize(
-    ("pid", "seconds"), [(None, 15.0), (str(os.getpid()), 15.0), (str(os.getpid() + 1), 0.0), ("x", 0.0)]
+    ("pid", "seconds"),
+    [(None, 15.0), (str(os.getpid()), 15.0), (str(os.getpid() + 1), 0.0), ("x", 0.0)],
+    ids=["nobody", "this process", "another", "nonsense"],
 )
 def test_the_watchdog_is_told_twice_as_often_as_it_has_to_be(pid: str | None, seconds: float) -> None:
     """Half the time that the manager waits, and only when this process is meant."""

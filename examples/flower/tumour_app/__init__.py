@@ -1,0 +1,1 @@
+"""A Flower app whose traffic goes through pqfl's sidecars without knowing it."""
