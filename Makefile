@@ -32,6 +32,7 @@ e2e: $(VENV)/.test $(FLOWER)/.ready ## Run the end-to-end tests alone, the slow 
 bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see benchmarks/README.md
 	$(BIN)/python benchmarks/content.py
 	$(BIN)/python benchmarks/relay.py
+	$(BIN)/python benchmarks/connections.py
 
 clean: ## Remove the virtual environment, caches and work folders
 	rm -rf $(VENV) $(FLOWER) build dist *.egg-info demo-out bench-out

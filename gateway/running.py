@@ -1,6 +1,7 @@
 """How a sidecar runs: as one process, as a supervisor with workers, or as one of those workers."""
 
 import asyncio
+import gc
 import os
 
 from gateway.config import Source
@@ -15,6 +16,8 @@ def serve(source: Source) -> None:
     """Run until told to end. Raises ``PqflError`` when it cannot start."""
     config = source.config
     log = EventLog(config.log_format, quiet=config.quiet)
+    # What was made up to here stays until the end: the collector need not look at it again and again.
+    gc.freeze()
     inheritance = Inheritance.take()
     if inheritance is not None:
         asyncio.run(run_worker(source, log, inheritance))

@@ -190,11 +190,20 @@ class Pump:
             self._flush_tls()
             return
         started = time.perf_counter()
-        engine.encrypt(self._workspace, count)
+        encrypted = engine.encrypt(self._workspace, count)
         scratch.crypto_seconds += time.perf_counter() - started
         flow.relayed_bytes += count
-        self._flush_tls()
+        self._pass_outward(encrypted, flow)
         self._account(count)
+
+    def _pass_outward(self, count: int, flow: Flow) -> None:
+        # The plain side is read only while nothing is held, so this comes first.
+        data = self._outgoing[:count]
+        sent = self._send(self._tls, data, Close.TLS_RESET)
+        if sent < count:
+            self._held_outward = bytearray(data[sent:])
+            flow.holds(count - sent)
+            self._loop.add_writer(self._tls, self._run, self._flush_tls)
 
     def _flush_tls(self) -> None:
         engine, flow, held = self._engine, self.relay.outward, self._held_outward

@@ -65,20 +65,25 @@ class Relay:
         times = [process.cpu_times() for process in (main, *main.children(recursive=True))]
         return sum(each.user + each.system for each in times)
 
+    def memory_bytes(self) -> int:
+        """Resident memory of the process and its children now."""
+        main = psutil.Process(self.process.pid)
+        return sum(process.memory_info().rss for process in (main, *main.children(recursive=True)))
+
     def end(self) -> None:
         """Stop it."""
         self.process.kill()
         self.process.wait()
 
 
-def start_ours(identity: Path, port: int, target: int) -> Relay:
-    """Start `pqfl server`."""
+def start_ours(identity: Path, port: int, target: int, *words: str, name: str = "pqfl server") -> Relay:
+    """Start `pqfl server`, with more words if there are any."""
     command = [
         sys.executable, "-m", "pqfl", "server", "--listen", f"127.0.0.1:{port}", "--target", f"127.0.0.1:{target}",
         "--cert", f"{identity}/tls.pem", "--key", f"{identity}/tls.key", "--cacert", f"{identity}/ca.pem",
-        "--allow-all", "--quiet",
+        "--allow-all", "--quiet", *words,
     ]  # fmt: skip
-    return _started("pqfl server", port, command, identity)
+    return _started(name, port, command, identity)
 
 
 def start_peers(root: Path | None, identity: Path, ports: dict[str, int], target: int) -> tuple[list[Relay], list[str]]:

@@ -167,11 +167,17 @@ class TlsEngine:
             return self.read_into(workspace.outgoing)
         return self._came(*self._link.decrypt(workspace, count))
 
-    def encrypt(self, workspace: Workspace, count: int) -> None:
-        """Encrypt ``count`` bytes of ``workspace.incoming``; `take_to` gives the result. Raises as `write` does."""
+    def encrypt(self, workspace: Workspace, count: int) -> int:
+        """Encrypt ``count`` bytes of ``workspace.incoming``; return how many bytes for the network there are.
+
+        They lie at the beginning of ``workspace.outgoing``, behind whatever waited for the network before, and have to
+        be sent, or copied, before the workspace is used again. Raises as `write` does.
+        """
         self._require_writable()
-        if self._link.encrypt(workspace, count)[1] is Status.FAILED:
+        filled, status = self._link.encrypt(workspace, count)
+        if status is Status.FAILED:
             raise self._fail(self._connection_failure())
+        return filled
 
     def read_into(self, buffer: memoryview) -> int:
         """Decrypt into ``buffer`` all that is at hand and fits; return how many bytes.

@@ -139,10 +139,12 @@ class LinkFactory:
         # Every authority here is trusted by itself, so OpenSSL need not verify the issuing one's signature again for
         # each connection; that those hang together was verified once, by `pqfl_transport.pki`.
         store.set_flags(lib.X509_V_FLAG_PARTIAL_CHAIN)
+        issuers = {anchor.issuer for anchor in anchors if anchor.issuer != anchor.subject}
         for anchor in anchors:
             store.add_cert(crypto.X509.from_cryptography(anchor))
-            if self._server:
-                # Named in the certificate request: some clients send no certificate otherwise.
+            if self._server and (anchor.issuer != anchor.subject or anchor.subject not in issuers):
+                # Named in the certificate request: some clients send no certificate otherwise. Leaves are issued by
+                # the authorities below a root, so a root that has some need not be named.
                 self._context.add_client_ca(anchor)
         self._verify_callback = ffi.callback("int (*)(int, X509_STORE_CTX *)", self._verify, error=0)
         mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT

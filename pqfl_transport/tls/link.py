@@ -32,6 +32,7 @@ from pqfl_transport.tls.bindings import (
 RECORD_BYTES = 16 * 1024
 """The most plaintext of one record (RFC 9846 §5.1)."""
 _HEAD_ROOM_BYTES = 4 * RECORD_BYTES
+_SLICE_BYTES = 4 * RECORD_BYTES
 
 # Looked up once: these are called for every record.
 _ssl_read, _ssl_write = lib.SSL_read, lib.SSL_write
@@ -175,9 +176,19 @@ class Link:
         return filled, Status.DONE
 
     def encrypt(self, workspace: Workspace, count: int) -> tuple[int, Status]:
-        """Encrypt ``count`` bytes of ``workspace.incoming``; return how much was taken, which is all of it."""
+        """Encrypt ``count`` bytes of ``workspace.incoming``; return how many bytes for the network there are.
+
+        They lie at the beginning of ``workspace.outgoing``. It goes in slices, so that the BIO between stays as small as
+        one; a slice grows by less than the head room that it has before it.
+        """
         _clear_errors()
-        return self._written(_ssl_write(self._ssl, workspace.source, count))
+        filled = 0
+        for start in range(0, count, _SLICE_BYTES):
+            _, status = self._written(_ssl_write(self._ssl, workspace.source + start, min(_SLICE_BYTES, count - start)))
+            if status is not Status.DONE:
+                return filled, status
+            filled += max(int(_bio_read(self._outgoing, workspace.base + filled, workspace.room_bytes - filled)), 0)
+        return filled, Status.DONE
 
     def write(self, data: Buffer) -> tuple[int, Status]:
         """Encrypt all of ``data``, at most 2 GiB; return how much was taken."""
