@@ -139,7 +139,7 @@ def idle(client: Client, relays: list[Relay], options: argparse.Namespace) -> No
 
 
 async def context(folder: Path, options: argparse.Namespace) -> None:
-    """Move bytes from an aiohttp server to an aiohttp client, both in this process, with our context and without TLS."""
+    """Move bytes from an aiohttp server to an aiohttp client in this process, with our context and without TLS."""
     count = 256 if not options.quick else 16
 
     async def send(request: web.Request) -> web.StreamResponse:

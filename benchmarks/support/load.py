@@ -1,7 +1,8 @@
 """Load for relays: a TLS client driven by our engine on one side, a plain server on the other.
 
 One byte says what a connection is for: ``U`` and a length, then so many bytes come and one byte answers; ``D`` and a
-length, then so many bytes are sent; ``P``, then one byte answers; ``E``, then everything comes back. None of it counts as the relay's time.
+length, then so many bytes are sent; ``P``, then one byte answers; ``E``, then everything comes back. None of it
+counts as the relay's time.
 """
 
 import contextlib

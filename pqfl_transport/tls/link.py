@@ -178,8 +178,8 @@ class Link:
     def encrypt(self, workspace: Workspace, count: int) -> tuple[int, Status]:
         """Encrypt ``count`` bytes of ``workspace.incoming``; return how many bytes for the network there are.
 
-        They lie at the beginning of ``workspace.outgoing``. It goes in slices, so that the BIO between stays as small as
-        one; a slice grows by less than the head room that it has before it.
+        They lie at the beginning of ``workspace.outgoing``. It goes in slices, so that the BIO between stays as small
+        as one; a slice grows by less than the head room that it has before it.
         """
         _clear_errors()
         filled = 0
