@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 # Flower's packages need versions of their own, and it is started as programs, so it has an environment of its own.
 FLOWER := .venv-flower
+NVFLARE := .venv-nvflare
 BIN := $(VENV)/bin
 # Tests run in as many processes as there are processors.
 JOBS ?= auto
@@ -26,7 +27,7 @@ check: $(VENV)/.test ## Lint, format, types, import contracts, a test file for e
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -p no:cacheprovider tests/test_layout.py
 
-e2e: $(VENV)/.test $(FLOWER)/.ready ## Run the end-to-end tests alone, the slow ones too (minutes)
+e2e: $(VENV)/.test $(FLOWER)/.ready $(NVFLARE)/.ready ## Run the end-to-end tests alone, the slow ones too (minutes)
 	$(BIN)/pytest tests/end_to_end
 
 bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see benchmarks/README.md
@@ -35,7 +36,7 @@ bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see bench
 	$(BIN)/python benchmarks/connections.py
 
 clean: ## Remove the virtual environment, caches and work folders
-	rm -rf $(VENV) $(FLOWER) build dist *.egg-info demo-out bench-out
+	rm -rf $(VENV) $(FLOWER) $(NVFLARE) build dist *.egg-info demo-out bench-out
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -53,6 +54,11 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml
 $(FLOWER)/.ready: $(VENV)/.python
 	$(PYTHON) -m venv $(FLOWER)
 	$(FLOWER)/bin/python -m pip install --quiet 'flwr>=1.40,<2' 'scikit-learn>=1.6'
+	@touch $@
+
+$(NVFLARE)/.ready: $(VENV)/.python
+	$(PYTHON) -m venv $(NVFLARE)
+	$(NVFLARE)/bin/python -m pip install --quiet 'nvflare>=2.9,<2.10' 'scikit-learn>=1.6'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml

@@ -187,6 +187,8 @@ class Connection:
         assert self._pump is not None  # noqa: S101
         relay = self._pump.relay
         self._reason = reason
+        if self._engine is not None and self.listener.config.role is Role.CLIENT and self.target is not None:
+            self.listener.keep_session(self._engine, self.target.host or None)
         self._over(None, bytes_in=relay.inward.relayed_bytes, bytes_out=relay.outward.relayed_bytes)
 
     async def _serve_http(self) -> None:

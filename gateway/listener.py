@@ -132,6 +132,10 @@ class Listener:
         """Begin a TLS connection."""
         return self._context.new_engine(host)
 
+    def keep_session(self, engine: TlsEngine, host: str | None) -> None:
+        """Let the next connection of a client resume this one's session, where that is switched on."""
+        self._context.keep_session(engine, host)
+
     def dial_at_once(self) -> tuple[socket.socket, Address] | None:
         """Connect to a local target without waiting; ``None`` where that has to be done patiently."""
         config = self.config

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gateway.config import ListenerConfig, ServiceConfig, Source
+from gateway.dialing import watch
 from gateway.journal import Journal
 from gateway.listener import Listener
 from gateway.metrics import Metrics
@@ -21,9 +22,11 @@ from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.engine import openssl_version
 
 _SWEEP_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,16 @@ class Sidecar:
             for config in self._config.listeners
         }
         self._sweeping: asyncio.TimerHandle | None = None
+        self._looking: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Accept connections from now on."""
         for listener in self.listeners.values():
             listener.start()
+            if len(listener.config.targets) > 1 and listener.config.role is Role.SERVER:
+                # With one target a connection finds out; with several, the one to use should be known before.
+                looking = watch(listener.targets, interval_seconds=_LOOK_SECONDS, clock=self._loop.time)
+                self._looking.append(self._loop.create_task(looking))
         self._sweep()
 
     def reload(self) -> Reloaded:
@@ -143,6 +151,9 @@ class Sidecar:
     async def _end_tasks(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
+        for looking in self._looking:
+            looking.cancel()
+        await asyncio.gather(*self._looking, return_exceptions=True)
         # Connections whose task was cancelled report in their last step.
         for _ in range(_LAST_STEPS):
             await asyncio.sleep(0)

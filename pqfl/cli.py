@@ -24,6 +24,7 @@ _COMMANDS = MappingProxyType(
         "server": ("pqfl.commands.sidecar", "server"),
         "client": ("pqfl.commands.sidecar", "client"),
         "probe": ("pqfl.commands.probe", "probe"),
+        "audit": ("pqfl.commands.audit", "audit_group"),
         "aggregator": ("pqfl.commands.aggregator", "aggregator"),
         "key": ("pqfl.commands.content", "key_group"),
         "seal": ("pqfl.commands.content", "seal"),

@@ -14,7 +14,7 @@ from rich.table import Table
 from pqfl_transport.algorithms import Kind
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import PlatformError
-from pqfl_transport.policy import POLICIES, Policy
+from pqfl_transport.policy import Policy, SecurityLevel, for_level
 from pqfl_transport.tls.engine import negotiable_groups, negotiable_signatures, openssl_version
 
 _OPTIONAL = (
@@ -65,7 +65,7 @@ def examine() -> list[Finding]:
         *(Finding("package", name, works=True, remark=_version(name)) for name in _REQUIRED_PACKAGES),
         _self_test(),
         *handshakes,
-        *(_level(policy, working) for policy in POLICIES.values()),
+        *(_level(for_level(level), working) for level in SecurityLevel),
         *(_optional(module, gives, get) for module, gives, get in _OPTIONAL),
     ]
 
