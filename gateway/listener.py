@@ -174,7 +174,7 @@ class Listener:
     async def serve_http(self, engine: TlsEngine, connection: socket.socket, client: str) -> HttpOutcome:
         """Serve requests until the connection has ended."""
         assert self._front is not None  # noqa: S101
-        return await self._front.serve(engine, connection, client)
+        return await self._front.serve(engine, connection, client, self.throttle(engine.peer.name))
 
     def shaken(self, peer: PeerFacts, seconds: float) -> PeerTotals:
         """Count a good handshake."""

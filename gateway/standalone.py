@@ -15,6 +15,7 @@ from gateway.notify import Notifier
 from gateway.service import Sidecar
 from gateway.status import serve_status
 from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.errors import PqflError
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.keystore import load_signing_key
@@ -34,9 +35,18 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
         audit = open_audit(config)
         if audit is not None:
             stack.callback(audit.close)
-        journal = Journal(log, auditor_of(audit))
-        sidecar = Sidecar(source, listening, journal)
+        failures: list[PqflError] = []
         signals = Signals(lambda: reload(sidecar, notifier))
+
+        def audit_failed(error: PqflError) -> None:
+            # What cannot be audited must not go on unnoticed: the service ends, and says why.
+            if not failures:
+                failures.append(error)
+                log.event("audit_failed", detail=str(error))
+                signals.end_now()
+
+        journal = Journal(log, auditor_of(audit, audit_failed))
+        sidecar = Sidecar(source, listening, journal)
 
         status_address, runner = await start_status(config, sidecar.snapshot)
         sidecar.start()
@@ -51,6 +61,8 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
         if runner is not None:
             await runner.cleanup()
         journal.record(EventKind.STOP)
+        if failures:
+            raise failures[0]
 
 
 class Signals:
@@ -63,6 +75,11 @@ class Signals:
             loop.add_signal_handler(number, self._end)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, reload)
+
+    def end_now(self) -> None:
+        """End without waiting for connections."""
+        self.stop.set()
+        self.force.set()
 
     def _end(self) -> None:
         (self.force if self.stop.is_set() else self.stop).set()
@@ -123,8 +140,15 @@ def open_audit(config: ServiceConfig) -> AuditLog | None:
     return AuditLog(config.audit, signing_key=key)
 
 
-def auditor_of(audit: AuditLog | None) -> Auditor | None:
-    """Return what takes events into an audit log."""
+def auditor_of(audit: AuditLog | None, failed: Callable[[PqflError], None]) -> Auditor | None:
+    """Return what takes events into an audit log, and tells ``failed`` of those that it could not keep."""
     if audit is None:
         return None
-    return lambda kind, facts: audit.event(kind, **facts)
+
+    def take(kind: EventKind, facts: dict[str, object]) -> None:
+        try:
+            audit.event(kind, **facts)
+        except PqflError as error:
+            failed(error)
+
+    return take

@@ -23,7 +23,7 @@ from gateway.notify import Notifier
 from gateway.standalone import Signals, auditor_of, background, open_audit, start_status
 from gateway.worker import ENVIRONMENT, Inheritance
 from pqfl_transport.audit import EventKind
-from pqfl_transport.errors import PlatformError, TransportError
+from pqfl_transport.errors import PlatformError, PqflError, TransportError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
@@ -63,7 +63,7 @@ class Supervisor:
             audit = open_audit(self._config)
             if audit is not None:
                 stack.callback(audit.close)
-            self._auditor = auditor_of(audit)
+            self._auditor = auditor_of(audit, self._fail)
             self._journal = Journal(self._log, self._auditor)
             self._listen(stack)
             signals = Signals(self._tell_to_reload)
@@ -138,12 +138,8 @@ class Supervisor:
         await self._gone(worker)
 
     def _keep(self, said: dict[str, Any]) -> None:
-        try:
-            assert self._auditor is not None  # noqa: S101
-            self._auditor(EventKind(said["event"]), said["facts"])
-        except PlatformError as error:
-            # What cannot be audited must not go on unnoticed.
-            self._fail(error)
+        assert self._auditor is not None  # noqa: S101
+        self._auditor(EventKind(said["event"]), said["facts"])
 
     async def _gone(self, worker: _Worker) -> None:
         worker.channel.close()
@@ -161,7 +157,7 @@ class Supervisor:
             return
         await self._start(worker.number)
 
-    def _fail(self, error: PlatformError) -> None:
+    def _fail(self, error: PqflError) -> None:
         if not self._failure.done():
             self._failure.set_exception(error)
 

@@ -47,6 +47,10 @@ Refused = Callable[[PqflError, PeerFacts, str], None]
 """Told of a request that was refused: why, whose, from where."""
 
 
+Throttle = Callable[[int], float]
+"""Takes a number of bytes, gives for how many seconds nothing more is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpOutcome:
     """What became of a connection."""
@@ -74,12 +78,15 @@ class HttpFront:
             max_field_size=_MAX_LINE_BYTES, handler_cancellation=True,
         )  # fmt: skip
 
-    async def serve(self, engine: TlsEngine, connection: socket.socket, source: str) -> HttpOutcome:
+    async def serve(
+        self, engine: TlsEngine, connection: socket.socket, source: str, throttle: Throttle | None = None
+    ) -> HttpOutcome:
         """Serve one connection until it has ended; being cancelled ends it."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
         session = Session(engine.peer, source, Upstream(self._dial))
-        transport = EngineTransport(engine, connection, self._scratch, ended.set_result, session)
+        transport = EngineTransport(engine, connection, self._scratch, ended.set_result, session, throttle)
+        transport.used_up = lambda: self._retire(transport)
         lifetime = self._config.limits.max_lifetime_seconds
         over = loop.call_later(lifetime, self._retire, transport) if lifetime else None
         try:

@@ -13,13 +13,15 @@ from typing import Any, cast
 
 from gateway import sockets
 from gateway.relay import Close
-from gateway.tcp import Scratch
+from gateway.tcp import KEY_LIMIT_RECORDS, Scratch
 from pqfl_transport.errors import PeerError
 from pqfl_transport.tls.engine import TlsEngine
 
 HIGH_WATER_BYTES = 256 * 1024
 _READ_BYTES = 128 * 1024
 _LINGER_SECONDS = 1.0
+# What a request that is under way may still use of a key; together with the limit it stays below what AES-GCM allows.
+_LAST_RECORDS = 4000
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 
 
@@ -33,6 +35,7 @@ class EngineTransport(asyncio.Transport):
         scratch: Scratch,
         closed: Callable[[str], None],
         session: object = None,
+        throttle: Callable[[int], float] | None = None,
     ) -> None:
         super().__init__(
             {
@@ -46,6 +49,10 @@ class EngineTransport(asyncio.Transport):
         self._engine, self._socket, self._scratch, self._closed = engine, connection, scratch, closed
         self.session = session
         """What the connection's owner wants to find again."""
+        self._throttle = throttle
+        self._throttled = False
+        self.used_up: Callable[[], None] | None = None
+        """Called when the keys of this connection should carry no further request."""
         self._incoming = scratch.workspace.incoming[:_READ_BYTES]
         self._loop = asyncio.get_running_loop()
         self._protocol: asyncio.Protocol | None = None
@@ -109,6 +116,7 @@ class EngineTransport(asyncio.Transport):
             self._flush()
 
         self._run(encrypt)
+        self._account(len(data))
 
     def can_write_eof(self) -> bool:
         """Return False: HTTP ends connections as a whole."""
@@ -181,6 +189,7 @@ class EngineTransport(asyncio.Transport):
             data = bytes(self._scratch.workspace.outgoing[:count])
             assert self._protocol is not None  # noqa: S101
             self._protocol.data_received(data)
+            self._account(count)
         if self._engine.peer_closed and not self._lost:
             if self._closing:
                 self._lose(None)
@@ -189,6 +198,23 @@ class EngineTransport(asyncio.Transport):
         elif self._engine.answers:
             self._flush()
         return count
+
+    def _account(self, count: int) -> None:
+        """Hold the connection to its limits after ``count`` more bytes."""
+        if self._engine.records > KEY_LIMIT_RECORDS and self.used_up is not None:
+            used_up, self.used_up = self.used_up, None
+            used_up()
+        if self._engine.records > KEY_LIMIT_RECORDS + _LAST_RECORDS:
+            # One request went on beyond what was left for it.
+            self.fail(Close.KEY_LIMIT)
+        if self._throttle is not None and not self._throttled and (seconds := self._throttle(count)) > 0:
+            self._throttled = True
+            self._watch()
+            self._loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._throttled = False
+        self._watch()
 
     def _flush(self) -> None:
         """Send what there is, and tell the protocol whether to wait."""
@@ -240,7 +266,8 @@ class EngineTransport(asyncio.Transport):
         self._loop.call_later(_LINGER_SECONDS, self._lose, None)
 
     def _watch(self) -> None:
-        wanted = not self._lost and not self._paused and (not self._closing or self._said_goodbye)
+        held_back = self._paused or self._throttled
+        wanted = not self._lost and not held_back and (not self._closing or self._said_goodbye)
         if wanted and not self._reading:
             self._loop.add_reader(self._socket, self._on_readable)
         elif not wanted and self._reading:

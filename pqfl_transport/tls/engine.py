@@ -358,10 +358,13 @@ class TlsEngine:
 
 
 def _identities(config: TlsConfig) -> tuple[libssl.Identity, ...]:
-    own = [config.identity]
-    if config.classical is not None and config.classical.identity is not None:
-        own.append(config.classical.identity)
-    return tuple(libssl.Identity(identity.leaf, identity.private_key_pem) for identity in own)
+    own = config.identity
+    found = (libssl.Identity(own.leaf, own.private_key_pem),)
+    if config.classical is None or config.classical.identity is None:
+        return found
+    second = config.classical.identity
+    # A federation's parties hold the issuing certificates themselves; the rest of the world expects to be sent them.
+    return (*found, libssl.Identity(second.leaf, second.private_key_pem, second.certificate_pem))
 
 
 def _openssl_names(names: tuple[str, ...], kind: Kind) -> tuple[str, ...]:

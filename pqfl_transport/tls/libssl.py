@@ -3,6 +3,7 @@
 What has no public name in pyOpenSSL is called through `pqfl_transport.tls.bindings`; a connection is a `link.Link`.
 """
 
+import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Identity:
 
     certificate: x509.Certificate
     private_key_pem: bytes = field(repr=False)
+    chain_pem: bytes = b""
+    """The certificate again with those above it, to be sent with it; empty to send the leaf alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class LinkFactory:
 
     def _use_identity(self, identity: Identity) -> None:
         try:
-            self._context.use_certificate(identity.certificate)
+            self._use_certificate(identity)
             # Not `use_privatekey`: it takes no ML-DSA key of cryptography's and calls its own key class deprecated.
             # Through PEM all three serialisations of an ML-DSA key load (seed, expanded, both).
             key = crypto.load_privatekey(crypto.FILETYPE_PEM, identity.private_key_pem, b"")
@@ -131,6 +134,16 @@ class LinkFactory:
         if not fits:
             drain_errors()
             raise ConfigurationError("it is not the private key of the certificate", reason="key_mismatch")
+
+    def _use_certificate(self, identity: Identity) -> None:
+        if not identity.chain_pem:
+            self._context.use_certificate(identity.certificate)
+            return
+        # Only from a file does OpenSSL keep a chain with one certificate of a context and not with all of them.
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(identity.chain_pem)
+            file.flush()
+            self._context.use_certificate_chain_file(file.name)
 
     def _trust(self, anchors: Sequence[x509.Certificate]) -> None:
         store = self._context.get_cert_store()

@@ -46,7 +46,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     for name, key in keys.items():
         leaf, used = make_leaf(issuing, key, uris=(uri,) if name == "ecdsa" else ())
         write_classical(folder / name, root, leaf, used, issuing.certificate)
-    twin = write_classical(folder / "twin", root, *make_leaf(root, dns=("localhost",)))
+    # Its clients trust the root alone, so the gateway has to send what is between.
+    twin = write_classical(folder / "twin", root, *make_leaf(issuing, dns=("localhost",)), issuing.certificate)
     with Crew(folder) as crew, plain_server(echo) as target:
         gateway = start_server(
             crew, federation, target, "--allow-all", "--pq", "prefer", "--cert", f"{twin}/tls.pem",

@@ -15,7 +15,7 @@ import pytest
 from gateway.config import Source
 from gateway.notify import Notifier
 from gateway.standalone import run_alone
-from pqfl_transport.audit import verify_audit_log
+from pqfl_transport.audit import AuditLog, EventKind, verify_audit_log
 from pqfl_transport.errors import ConfigurationError, PlatformError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.logs import EventLog
@@ -91,6 +91,32 @@ def test_a_clock_reloads_too(federation: Federation) -> None:
     lines = run(Source(config, lambda: again), use)
     # Nothing changed after that, and so nothing more was said.
     assert len(lines.events("reload")) == 1
+
+
+def test_what_cannot_be_audited_ends_the_service(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk under the log: nothing goes on unrecorded, and the service says why it ended."""
+    full = PlatformError("audit.jsonl: no space left on device", reason="disk_full")
+
+    def refuse(_log: AuditLog, kind: EventKind, **_facts: object) -> None:
+        if kind is EventKind.REFUSAL:
+            raise full
+
+    async def scenario() -> None:
+        lines = Lines()
+        what = source(listener(federation), audit=tmp_path / "audit.jsonl")
+        task = asyncio.create_task(run_alone(what, EventLog("json", stream=lines), Notifier(None)))
+        port = int((await lines.wait_for("listening"))["address"].rsplit(":", 1)[1])
+        monkeypatch.setattr(AuditLog, "event", refuse)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"no TLS at all, but enough of it to be sure")
+        with pytest.raises(PlatformError, match="no space left"):
+            await asyncio.wait_for(task, 20)
+        assert (await lines.wait_for("audit_failed"))["detail"] == str(full)
+        writer.close()
+
+    asyncio.run(scenario())
 
 
 def test_what_cannot_start_says_so(federation: Federation, tmp_path: Path) -> None:

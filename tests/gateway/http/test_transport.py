@@ -4,10 +4,12 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from gateway.http import transport as transport_module
 from gateway.http.transport import HIGH_WATER_BYTES, EngineTransport
 from gateway.tcp import Scratch
 from pqfl_transport.tls.config import Role
@@ -59,7 +61,9 @@ class Recorder(asyncio.Protocol):
         self.lost = exc
 
 
-def play(federation: Federation, outside: Callable[[Any], None], recorder: Recorder) -> tuple[EngineTransport, str]:
+def play(
+    federation: Federation, outside: Callable[[Any], None], recorder: Recorder, **options: Any
+) -> tuple[EngineTransport, str]:
     """Connect a client in a thread to a recorder on a transport; return the transport and how it closed."""
     client, accepted = tcp_pair()
     accepted.setblocking(False)
@@ -75,7 +79,7 @@ def play(federation: Federation, outside: Callable[[Any], None], recorder: Recor
         engine = TlsContext(tls(federation, Role.SERVER)).new_engine()
         await shake_hands(engine, accepted)
         closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        transport = EngineTransport(engine, accepted, Scratch(), closed.set_result)
+        transport = EngineTransport(engine, accepted, Scratch(), closed.set_result, **options)
         transport.start(recorder)
         return transport, await asyncio.wait_for(closed, 30)
 
@@ -194,3 +198,45 @@ def test_aborting_is_a_reset_for_the_peer(federation: Federation) -> None:
 
     assert play(federation, outside, Recorder(answer))[1] == "plain_reset"
     assert errors
+
+
+def test_a_throttled_peer_is_read_later_and_loses_nothing(federation: Federation) -> None:
+    """What is beyond its rate waits; all of it is counted."""
+    asked: list[int] = []
+
+    def throttle(count: int) -> float:
+        asked.append(count)
+        return 0.001
+
+    def outside(connection: Any) -> None:
+        connection.sendall(DATA)
+        connection.shutdown(socket.SHUT_WR)
+        read_all(connection)
+        connection.close()
+
+    recorder = Recorder()
+    assert play(federation, outside, recorder, throttle=throttle)[1] == "complete"
+    assert bytes(recorder.data) == DATA
+    assert sum(asked) == len(DATA)
+    assert len(asked) > 2
+
+
+def test_used_up_keys_are_told_in_time(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the limit the owner is told once; beyond what is left the connection ends with that reason."""
+    monkeypatch.setattr(transport_module, "KEY_LIMIT_RECORDS", 5)
+    monkeypatch.setattr(transport_module, "_LAST_RECORDS", 20)
+
+    def outside(connection: Any) -> None:
+        with suppress(OSError):
+            connection.sendall(DATA)
+            read_all(connection)
+        connection.close()
+
+    told: list[bool] = []
+
+    def listen(recorder: Recorder, _data: bytes) -> None:
+        recorder.transport.used_up = recorder.transport.used_up or (lambda: told.append(True) if not told else None)
+
+    recorder = Recorder(listen)
+    assert play(federation, outside, recorder)[1] == "key_limit"
+    assert told == [True]
