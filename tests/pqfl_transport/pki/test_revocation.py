@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
-from pqfl_transport.pki import revocation
+from pqfl_transport.pki import keystore, revocation
 from pqfl_transport.pki.revocation import Revocations, Stale, open_crls
 from pqfl_transport.policy import for_name
+from tests.support import pki
 from tests.support.classical import BEGIN, Signer, key_usage, make_crl, make_leaf, make_root, p256, pem
 
 REQUIRE, PREFER = for_name("pq-require-2026"), for_name("pq-prefer-2026")
@@ -62,6 +64,15 @@ def verdict(revocations: Revocations, leaf: x509.Certificate, *, days: float = 0
     return "good"
 
 
+def verdict_by_root(
+    federation: pki.Federation, root: x509.Certificate, issuing: x509.Certificate, leaf: x509.Certificate
+) -> str:
+    """What is said of a leaf when the federation's root has revoked the issuing authority."""
+    key = keystore.load_signing_key(federation.ca / "root.key").pyca_key
+    crl = make_crl(Signer(root, key), revoked={issuing.serial_number: REASON.ca_compromise})
+    return verdict(read(crl, anchors=(root, issuing)), leaf)
+
+
 def test_a_revoked_certificate_is_refused_with_date_and_reason() -> None:
     """The sentence is enough to find out what happened; others of the same authority are good."""
     found = read(make_crl(ISSUING, revoked={LEAF.serial_number: REASON.key_compromise}))
@@ -69,6 +80,22 @@ def test_a_revoked_certificate_is_refused_with_date_and_reason() -> None:
         found.check(LEAF, BEGIN)
     assert caught.value.reason == "revoked"
     assert verdict(found, OTHER) == "good"
+
+
+def test_a_federations_own_authority_signs_lists_about_its_parties(tmp_path: Path) -> None:
+    """The issuing authority that every federation has may revoke: its sites by its own list, itself by the root's."""
+    federation = pki.make_federation(tmp_path / "fed", sites=["bank-a", "bank-b"])
+    first, second = (
+        x509.load_pem_x509_certificate((federation.site(name) / "tls.pem").read_bytes()) for name in federation.sites
+    )
+    anchors = x509.load_pem_x509_certificates(federation.ca_pem.read_bytes())
+    own = pki.federation_signer(federation)
+    crl = make_crl(Signer(own.certificate, own.key), revoked={first.serial_number: REASON.key_compromise})
+    found = read(crl, anchors=anchors)
+    assert verdict(found, first) == "revoked"
+    assert verdict(found, second) == "good"
+    (root,) = (anchor for anchor in anchors if anchor != own.certificate)
+    assert verdict_by_root(federation, root, own.certificate, second) == "revoked"
 
 
 def test_a_reason_is_optional() -> None:
