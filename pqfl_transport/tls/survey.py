@@ -26,6 +26,8 @@ from pqfl_transport.tls.config import TlsIdentity
 _READ_BYTES = 16 * 1024
 _MAX_HANDSHAKE_BYTES = 1024 * 1024
 _MAX_CHAIN_CERTIFICATES = 16
+_MAX_NAMES = 32
+_MAX_TEXT_CHARACTERS = 256
 # How long after a handshake a server of TLS 1.3 may take to say that it wanted a client certificate.
 _SECOND_THOUGHT_SECONDS = 0.5
 _CLASSICAL = ("x25519", "secp256r1", "secp384r1")
@@ -295,16 +297,21 @@ def _seen(certificate: x509.Certificate) -> SeenCertificate:
     names: tuple[str, ...] = ()
     with contextlib.suppress(x509.ExtensionNotFound, ValueError):
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = tuple(str(name.value) for name in extension)
+        names = tuple(_printable(str(name.value)) for name in list(extension)[:_MAX_NAMES])
     return SeenCertificate(
-        subject=certificate.subject.rfc4514_string(),
-        issuer=certificate.issuer.rfc4514_string(),
+        subject=_printable(certificate.subject.rfc4514_string()),
+        issuer=_printable(certificate.issuer.rfc4514_string()),
         key=key_algorithm_name(certificate),
         signature=signature_algorithm_name(certificate),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         names=names,
     )
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text without what a terminal would obey, and not too long."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_TEXT_CHARACTERS])
 
 
 def _is_post_quantum_group(name: str) -> bool:

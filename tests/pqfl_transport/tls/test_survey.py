@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from pqfl_transport.errors import TransportError
 from pqfl_transport.tls import server_context
@@ -129,3 +131,15 @@ def test_nobody_there() -> None:
     assert caught.value.reason == "target_down"
     with pytest.raises(TransportError, match=r"no-such-host\.invalid"):
         Surveyor("no-such-host.invalid", 443).survey()
+
+
+def test_names_that_a_terminal_would_obey_are_made_harmless(tmp_path: Path) -> None:
+    """A server cannot rewrite the screen of who looks at it."""
+    root = make_root("root")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a\x1b[2Jb" + "c" * 50)])
+    folder = write_classical(tmp_path, root, *make_leaf(root, subject=subject))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls.pem", folder / "tls.key")
+    with serving(tls(context)) as port:
+        (seen, *_) = survey(port).handshake.chain
+    assert seen.subject.startswith("CN=a?[2Jb")
