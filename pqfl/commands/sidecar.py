@@ -11,6 +11,7 @@ from gateway.options import Option, Takes, options_of, parse
 from gateway.running import serve
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.tls.config import Role
+from pqfl_transport.tls.engine import TlsContext
 
 
 def _with_options(role: Role) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -75,6 +76,8 @@ def _serve(role: Role, flags: dict[str, Any], file: Path | None, *, config_check
     source = source_of(role, said, file)
     if config_check:
         for listener in source.config.listeners:
+            # Only OpenSSL knows whether the key fits and whether it has every algorithm of the policy.
+            TlsContext(listener.tls)
             targets = ", ".join(map(str, listener.targets))
             click.echo(
                 f"{listener.name}: {role.value} {listener.listen} to {targets}, policy {listener.tls.policy.name}"

@@ -101,6 +101,9 @@ def test_a_configuration_can_be_checked_without_starting(
     assert "the configuration is good" in result.output
     with pytest.raises(ConfigurationError, match="nowhere"):
         invoke(server, "--config", str(file), "--cacert", "/nowhere", "--config-check")
+    other = federation.site("bank-a") / "tls.key"
+    with pytest.raises(ConfigurationError, match="not the private key"):
+        invoke(server, "--config", str(file), "--key", str(other), "--config-check")
     assert served == []
 
 
