@@ -274,7 +274,7 @@ def require_readable(certificate: x509.Certificate) -> None:
     try:
         _ = (certificate.subject, certificate.issuer)
         _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
     _extensions(certificate)
 

@@ -200,7 +200,7 @@ def _parse(data: bytes) -> Iterator[x509.CertificateRevocationList]:
         for part in data.split(_BEGIN)[1:]:
             block, end, _ = part.partition(_END)
             yield x509.load_pem_x509_crl(_BEGIN + block + end)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigurationError(f"not a revocation list: {error}", reason="malformed") from error
 
 
@@ -223,7 +223,7 @@ def _verified(
         revoked = {entry.serial_number: (entry.revocation_date_utc, _why(entry, name)) for entry in crl}
     except x509.ExtensionNotFound:
         raise ConfigurationError(f"the revocation list of {name!r} has no number", reason="malformed") from None
-    except (ValueError, x509.DuplicateExtension) as error:
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ConfigurationError(f"malformed revocation list: {error}", reason="malformed") from error
     return RevocationList(issuer, number, next_update, MappingProxyType(revoked))
 

@@ -323,12 +323,36 @@ def test_sizes_are_capped_before_anything_is_parsed(monkeypatch: pytest.MonkeyPa
 GOOD = make_crl(make_root("short", key := p256()), revoked={7: REASON.key_compromise}).public_bytes(Encoding.DER)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"\x02\x01\x01\x30", b"\x02\x01\x00\x30"), (b"\x0c\x05short", b"\x03\x05short")],
+    ids=["version", "type of a name"],
+)
+def test_what_the_library_refuses_in_its_own_way_is_malformed(old: bytes, new: bytes) -> None:
+    """A version that does not exist and a name that is no text are refused with an error of ours."""
+    assert old in GOOD
+    with pytest.raises(ConfigurationError) as caught:
+        open_crls(GOOD.replace(old, new, 1), ANCHORS, policy=REQUIRE, now=BEGIN)
+    assert caught.value.reason == "malformed"
+
+
+def test_a_kind_of_name_that_the_library_does_not_know_is_malformed() -> None:
+    """An X.400 address among the names of the issuer refuses the list with an error of ours."""
+    names = x509.UnrecognizedExtension(x509.ExtensionOID.ISSUER_ALTERNATIVE_NAME, bytes.fromhex("3004a3023000"))
+    assert refused(make_crl(ISSUING, extensions=[(names, False)])) == "malformed"
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
 def test_no_changed_byte_gets_past_and_none_raises_anything_else(at: int, difference: int) -> None:
-    """Whatever is changed, the list is refused with an error of ours."""
+    """Whatever is changed of what was signed, the list is refused with an error of ours."""
     broken = bytearray(GOOD)
     broken[at] ^= difference
     signer = make_root("short", key)
-    with pytest.raises(ConfigurationError):
+    try:
         open_crls(bytes(broken), (signer.certificate,), policy=PREFER, now=BEGIN)
+    except ConfigurationError:
+        return
+    # How many bits of the signature's last byte are unused is written outside of what was signed, and says nothing.
+    signed, found = (x509.load_der_x509_crl(der) for der in (GOOD, bytes(broken)))
+    assert (found.tbs_certlist_bytes, found.signature) == (signed.tbs_certlist_bytes, signed.signature)
