@@ -61,3 +61,38 @@ def test_nonsense_is_refused(message: bytes) -> None:
     with pytest.raises(MessageError) as caught:
         fields_of(message, 1)
     assert caught.value.reason == "malformed"
+
+
+def test_a_value_inside_messages_is_found_however_it_is_cut() -> None:
+    """Every message of the path is looked into, others are not, and what follows them is outside again."""
+    inner = encode(1, 9) + encode(3, 5) + encode(2, b"\x18\x63") + encode(3, 6)
+    message = encode(3, 1) + encode(2, encode(1, inner) + encode(3, 2)) + encode(2, b"") + encode(1, encode(3, 4))
+    message += encode(2, encode(2, b"\x18\x07") + encode(1, b"") + encode(1, encode(3, 7)))
+    for size in (1, 2, 3, len(message)):
+        reader = FieldReader(2, 1, 3)
+        for at in range(0, len(message), size):
+            reader.feed(message[at : at + size])
+        assert (reader.values, reader.at_boundary) == ([5, 6, 7], True)
+
+
+def test_a_message_that_ends_inside_a_field_is_refused() -> None:
+    """Nothing may reach over the end of the message around it; where the whole is cut, no boundary is seen."""
+    reader = FieldReader(2, 1)
+    with pytest.raises(MessageError) as caught:
+        # The outer message has three bytes, the field in it announces five.
+        reader.feed(b"\x12\x03\x1a\x05abcdef")
+    assert caught.value.reason == "malformed"
+    cut = FieldReader(2, 1)
+    cut.feed(b"\x12\x05\x18\x01")
+    assert not cut.at_boundary
+
+
+@pytest.mark.parametrize(
+    "message", [b"\x08" + varint(2**64 + 5), b"\x08" + b"\xff" * 9 + b"\x7f", varint(2**35 | 8) + b"\x05"]
+)
+def test_numbers_that_readers_cut_differently_are_refused(message: bytes) -> None:
+    """One reader sees a number of another node, or another field, where a second one drops the upper bits."""
+    with pytest.raises(MessageError) as caught:
+        fields_of(message, 1)
+    assert caught.value.reason == "malformed"
+    assert fields_of(encode(1, 2**64 - 1), 1) == [2**64 - 1]
