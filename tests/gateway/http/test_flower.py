@@ -98,3 +98,39 @@ def test_what_is_no_message_does_not_pass() -> None:
     assert watch is not None
     with pytest.raises(MessageError):
         watch(b"\x0b\x0b")
+
+
+def reply(source: int) -> bytes:
+    """As a message in a push: what it is about, then whose it is."""
+    return encode(2, encode(1, encode(1, 77) + encode(2, b"id") + encode(3, source)) + encode(2, b"content"))
+
+
+def push(guard: FlowerGuard, uri: str, message: bytes) -> None:
+    watch = admit(guard, "/v1/fleet/push-messages", uri).watch
+    assert watch is not None
+    for at in range(len(message)):
+        watch(message[at : at + 1])
+
+
+def test_a_reply_is_pushed_in_the_name_of_its_own_node() -> None:
+    """The SuperLink takes the source from the message and not from the node that asks, so both have to be its own."""
+    guard = FlowerGuard()
+    activate(guard, A, 5)
+    activate(guard, B, 6)
+    push(guard, B, node(6) + reply(6))
+    for message in (node(6) + reply(5), reply(5), node(6) + reply(6) + reply(5)):
+        with pytest.raises(PeerError) as caught:
+            push(guard, B, message)
+        assert caught.value.reason == "node_of_another"
+
+
+def test_no_node_belongs_to_nobody() -> None:
+    """Who leaves the number out is refused, and takes nothing from others."""
+    guard = FlowerGuard()
+    for uri in (B, A):
+        watch = admit(guard, "/v1/fleet/pull-messages", uri).watch
+        assert watch is not None
+        with pytest.raises(PeerError) as caught:
+            watch(encode(1, b""))
+        assert caught.value.reason == "no_node"
+        assert guard.status_of(caught.value) == 503
