@@ -66,7 +66,7 @@ class Verifier:
 def _parse(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         # OpenSSL parses some certificates that are none by RFC 5280.
         raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
 
