@@ -16,7 +16,7 @@ from hashlib import sha256
 import aiohttp
 from aiohttp import web
 
-from gateway.http.profiles import Admitted, Session
+from gateway.http.profiles import Admitted, Session, invite_body
 from gateway.http.rules import Rule, require_allowed
 from pqfl_transport.aggregation.round_document import (
     MAX_DOCUMENT_BYTES,
@@ -76,6 +76,7 @@ class AggregatorGuard:
                 " pqfl_transport.client or `pqfl seal`",
                 reason="wrong_media_type",
             )
+        invite_body(request)
         prologue, rest = await _read_prologue(request)
         sender = self._sender(prologue.header, session)
         self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request.content_length)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import aiohttp
 from aiohttp import web
 
 from gateway.http.rules import Rule, require_allowed
@@ -46,10 +47,20 @@ class Guard(Protocol):
     """A profile."""
 
     async def admit(self, request: web.BaseRequest, path: str, session: Session) -> Admitted:
-        """Let a request pass, or raise ``PqflError``."""
+        """Let a request pass, or raise ``PqflError``.
+
+        A profile that reads of the body first calls `invite_body`, once the head gives no reason to refuse.
+        """
 
     def status_of(self, error: PqflError) -> int:
         """Return the HTTP status that says so to this kind of client."""
+
+
+def invite_body(request: web.BaseRequest) -> None:
+    """Tell a peer that waits for it to send the body (RFC 9110 §10.1.1). Before that it can be refused for nothing."""
+    if request.headers.get("Expect", "").casefold() == "100-continue" and request.version >= aiohttp.HttpVersion11:
+        assert request.transport is not None  # noqa: S101
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 @dataclass(frozen=True, slots=True)

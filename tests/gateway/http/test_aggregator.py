@@ -193,3 +193,26 @@ def test_an_address_has_to_fit_the_envelope(federation: Federation, tmp_path: Pa
         assert await put(made, dataclasses.replace(good, envelope_id=b"\0" * 16)) == (400, "wrong_address")
 
     play(federation, tmp_path, use)
+
+
+def test_who_waits_with_an_update_is_refused_before_sending_it(federation: Federation, tmp_path: Path) -> None:
+    """What the head gives away is refused without the body; otherwise the body is invited, and the update arrives."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        good = await update()
+        path = f"/v1/rounds/{good.round_number}/updates/{good.envelope_id.hex()}"
+        for kind, first in (("application/octet-stream", b"415"), (ENVELOPE_TYPE, b"100")):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", made.listener.address.port, ssl=made.context("bank-a")
+            )
+            fields = f"Host: h\r\nExpect: 100-continue\r\nContent-Type: {kind}\r\nContent-Length: {len(good.data)}"
+            writer.write(f"PUT {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
+            assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == first
+            if first == b"100":
+                writer.write(good.data)
+                await reader.readline()
+                assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"201"
+            writer.close()
+        assert len(hub.events("update")) == 1
+
+    play(federation, tmp_path, use)
