@@ -7,14 +7,16 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.http.headers import Headers
+from gateway.http.headers import Headers, to_peer
 from gateway.http.profiles import Session
-from pqfl_transport.errors import TransportError
+from pqfl_transport.errors import MessageError, TransportError
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _CLOSE_SECONDS = 5.0
+_FIRST_REFUSAL = 400
 _HANDSHAKE = frozenset(
     {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol"}
 )
@@ -25,12 +27,17 @@ def wanted(request: web.BaseRequest) -> bool:
     return request.method == "GET" and request.headers.get("Upgrade", "").casefold() == "websocket"
 
 
-async def relay(request: web.BaseRequest, session: Session, headers: Headers) -> web.WebSocketResponse:
+async def relay(request: web.BaseRequest, session: Session, headers: Headers) -> web.StreamResponse:
     """Open a WebSocket to the backend, then to the peer, and pass messages until one of them closes.
 
-    Raises ``TransportError`` (``target_down``) where the backend opens none.
+    A backend that refuses is heard: its status and fields are the answer. Raises ``MessageError`` (``bad_upgrade``)
+    for a request that no WebSocket can come of, ``TransportError`` (``target_down``) where the backend does not answer.
     """
-    passed = {name: value for name, value in headers.items() if name.casefold() not in _HANDSHAKE}
+    if not web.WebSocketResponse().can_prepare(request):
+        raise MessageError(
+            "the request asks for a WebSocket without what one needs (RFC 6455 §4.1)", reason="bad_upgrade"
+        )
+    passed = CIMultiDict((name, value) for name, value in headers.items() if name.casefold() not in _HANDSHAKE)
     protocols = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if word.strip()]
     try:
         backend = await session.upstream.session.ws_connect(
@@ -38,6 +45,8 @@ async def relay(request: web.BaseRequest, session: Session, headers: Headers) ->
             max_msg_size=MAX_MESSAGE_BYTES, autoping=False,
         )  # fmt: skip
     except (aiohttp.ClientError, OSError) as error:
+        if isinstance(error, aiohttp.WSServerHandshakeError) and error.status >= _FIRST_REFUSAL:
+            return _refusal(error)
         sentence = f"the backend opens no WebSocket: {type(error).__name__}"
         raise TransportError(sentence, reason="target_down") from error
     chosen = (backend.protocol,) if backend.protocol else ()
@@ -56,6 +65,14 @@ async def relay(request: web.BaseRequest, session: Session, headers: Headers) ->
         with suppress(ConnectionError):
             await peer.close(code=backend.close_code or aiohttp.WSCloseCode.GOING_AWAY)
     return peer
+
+
+def _refusal(error: aiohttp.WSServerHandshakeError) -> web.Response:
+    # The body went with the connection; its fields would describe what is not there.
+    found = CIMultiDict(error.headers or {})
+    fields = to_peer(CIMultiDictProxy(found))
+    kept = CIMultiDict((name, value) for name, value in fields.items() if not name.casefold().startswith("content-"))
+    return web.Response(status=error.status, headers=kept)
 
 
 async def _pass(source: Any, target: Any) -> None:
