@@ -24,8 +24,8 @@ from gateway.http import websockets
 from gateway.http.aggregator import AggregatorGuard
 from gateway.http.flower import FlowerGuard
 from gateway.http.headers import to_backend, to_peer
-from gateway.http.profiles import Admitted, Guard, Plain, Session, Watch
-from gateway.http.rules import path_of
+from gateway.http.profiles import Admitted, Guard, Plain, Session, Watch, invite_body
+from gateway.http.rules import path_of, require_framing
 from gateway.http.transport import EngineTransport
 from gateway.http.upstream import Dial, Upstream
 from gateway.metrics import ListenerMetrics
@@ -123,9 +123,11 @@ class HttpFront:
         assert isinstance(session, Session)  # noqa: S101
         session.requests += 1
         try:
+            require_framing(request.version, request.headers.getall("Transfer-Encoding", ()))
             path = path_of(request.raw_path)
-            await _answer_expectation(request)
             admitted = await self._guard.admit(request, path, session)
+            if not admitted.prefix:
+                invite_body(request)
             response = await self._forward(request, transport, session, admitted)
         except PqflError as error:
             self._refused(error, session.peer, session.source)
@@ -154,7 +156,9 @@ class HttpFront:
                 f"the backend does not answer: {type(error).__name__}", reason="target_down"
             ) from error
         async with answer:
-            return await _pass_on(request, answer, transport, admitted.watch_answer)
+            # What says that it failed is no message of the kind that is watched for.
+            watch = admitted.watch_answer if answer.ok else None
+            return await _pass_on(request, answer, transport, watch)
 
     def _problem(self, error: PqflError) -> web.Response:
         status = self._guard.status_of(error)
@@ -203,16 +207,12 @@ async def _pass_on(
         # The head is gone already, so the only way to say that this is not the whole answer is to cut it off.
         transport.abort()
         return response
+    except Exception:
+        # A second head must not become a part of this body.
+        transport.abort()
+        raise
     await response.write_eof()
     return response
-
-
-async def _answer_expectation(request: web.BaseRequest) -> None:
-    if request.headers.get("Expect", "").casefold() == "100-continue" and request.version >= aiohttp.HttpVersion11:
-        writer = request.writer
-        assert isinstance(writer, aiohttp.http.StreamWriter)  # noqa: S101
-        assert writer.transport is not None  # noqa: S101
-        writer.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _url(request: web.BaseRequest) -> URL:

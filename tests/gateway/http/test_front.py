@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway.admission import Limits
-from gateway.config import HttpRules
+from gateway.config import HttpRules, Profile
 from gateway.http.profiles import Plain
 from pqfl_transport.net.address import Address
 from tests.support.fronts import Front, front
@@ -26,16 +26,25 @@ class Backend:
 
     def __init__(self) -> None:
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.paths: list[str] = []
 
     async def handle(self, request: web.Request) -> web.Response:
         """Wait, unless the path says not to."""
         self.asked.set()
+        self.paths.append(request.path)
+        if request.path == "/v1/fleet/activate-node":
+            return web.json_response({"detail": "no such key"}, status=409)
         if request.path != "/now":
             await self.answer.wait()
         return web.Response(text="done")
 
 
-def play(federation: Federation, use: Callable[[Front, Backend], Awaitable[None]], **options: Any) -> None:
+def play(
+    federation: Federation,
+    use: Callable[[Front, Backend], Awaitable[None]],
+    rules: HttpRules = HttpRules(),  # noqa: B008 -- it is frozen
+    **options: Any,
+) -> None:
     async def scenario() -> None:
         backend = Backend()
         app = web.Application()
@@ -45,7 +54,7 @@ def play(federation: Federation, use: Callable[[Front, Backend], Awaitable[None]
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         target = Address("127.0.0.1", runner.addresses[0][1])
-        async with front(federation, target, HttpRules(), **options) as made:
+        async with front(federation, target, rules, **options) as made:
             await use(made, backend)
         await runner.cleanup()
 
@@ -109,3 +118,76 @@ def test_clocks_end_a_connection_between_requests(federation: Federation, limits
             assert (line["requests"], line["reason"]) == (1, "complete")
 
     play(federation, use, limits=limits)
+
+
+async def ask(made: Front, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    """Send bytes as they are; return the connection and the first line of the answer."""
+    port = made.listener.address.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=made.context("bank-a"))
+    writer.write(request)
+    return reader, writer, await asyncio.wait_for(reader.readline(), 20)
+
+
+def test_a_body_is_invited_only_when_the_head_is_admitted(federation: Federation) -> None:
+    """Who waits with the body is refused before sending it, or told once to go on (RFC 9110 §10.1.1)."""
+    head = b"POST %s HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+
+    async def use(made: Front, backend: Backend) -> None:
+        _, writer, line = await ask(made, head % b"/other")
+        assert line.split()[1] == b"403"
+        writer.close()
+        assert backend.paths == []
+        reader, writer, line = await ask(made, head % b"/now")
+        assert line.split()[1] == b"100"
+        writer.write(b"body")
+        await reader.readline()
+        assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"200"
+        writer.close()
+
+    play(federation, use, HttpRules(allow=(("POST", "/now"),)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /now HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"GET /now\r\n\r\n",
+        b"GET /now HTTP/1.1\r\nHost: h\r\nX-Name: caf\xe9\r\n\r\n",
+    ],
+    ids=["coding", "version", "field"],
+)
+def test_what_would_arrive_as_something_else_is_refused(federation: Federation, request_: bytes) -> None:
+    """A coding nobody would undo, a request without a header, a field that would lose bytes: the backend sees none."""
+
+    async def use(made: Front, backend: Backend) -> None:
+        _, writer, line = await ask(made, request_)
+        assert line.split()[1] == b"400"
+        assert (await made.lines.wait_for("refusal"))["reason"] in {"bad_framing", "bad_field"}
+        assert backend.paths == []
+        writer.close()
+
+    play(federation, use)
+
+
+def test_an_answer_that_says_no_arrives_whole(federation: Federation) -> None:
+    """What Flower answers to a node that it does not know is no message with a number, and passes as it is."""
+
+    async def use(made: Front, _backend: Backend) -> None:
+        async with made.client("bank-a") as client, client.post("/v1/fleet/activate-node", data=b"") as answer:
+            assert (answer.status, await answer.json()) == (409, {"detail": "no such key"})
+
+    play(federation, use, HttpRules(Profile.FLOWER))
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["refused behind", "incomplete"])
+def test_a_web_socket_that_is_refused(federation: Federation, complete: bool) -> None:
+    """With the status that the backend gave; one that could never open does not reach the backend."""
+    key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" if complete else b""
+    head = b"GET /v1/fleet/activate-node HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+
+    async def use(made: Front, backend: Backend) -> None:
+        _, writer, line = await ask(made, head + key + b"\r\n")
+        assert (line.split()[1], len(backend.paths)) == ((b"409", 1) if complete else (b"400", 0))
+        writer.close()
+
+    play(federation, use)
