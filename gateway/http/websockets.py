@@ -33,12 +33,13 @@ async def relay(request: web.BaseRequest, session: Session, headers: Headers) ->
     A backend that refuses is heard: its status and fields are the answer. Raises ``MessageError`` (``bad_upgrade``)
     for a request that no WebSocket can come of, ``TransportError`` (``target_down``) where the backend does not answer.
     """
-    if not web.WebSocketResponse().can_prepare(request):
+    passed = CIMultiDict((name, value) for name, value in headers.items() if name.casefold() not in _HANDSHAKE)
+    protocols = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if word.strip()]
+    # Told of its sub-protocols, or it would say aloud that it has none of those.
+    if not web.WebSocketResponse(protocols=protocols).can_prepare(request):
         raise MessageError(
             "the request asks for a WebSocket without what one needs (RFC 6455 §4.1)", reason="bad_upgrade"
         )
-    passed = CIMultiDict((name, value) for name, value in headers.items() if name.casefold() not in _HANDSHAKE)
-    protocols = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if word.strip()]
     try:
         backend = await session.upstream.session.ws_connect(
             URL(f"http://backend{request.raw_path}", encoded=True), protocols=protocols, headers=passed,
