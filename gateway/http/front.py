@@ -132,6 +132,9 @@ class HttpFront:
         except PqflError as error:
             self._refused(error, session.peer, session.source)
             response = self._problem(error)
+        except aiohttp.ClientConnectionResetError:
+            # The peer left while it was answered, which is no refusal and no mistake: nobody is there to be told.
+            raise
         except Exception as error:  # noqa: BLE001 -- a mistake of ours is one failed request, and is said
             failure = PlatformError(f"{type(error).__name__}: {error}", reason="internal")
             self._refused(failure, session.peer, session.source)
@@ -203,15 +206,16 @@ async def _pass_on(
             if watch is not None:
                 watch(piece)
             await response.write(piece)
+        await response.write_eof()
     except (aiohttp.ClientError, OSError, PqflError):
-        # The head is gone already, so the only way to say that this is not the whole answer is to cut it off.
-        transport.abort()
-        return response
+        # The head is gone already, so the only way to say that this is not the whole answer is to cut it off. A peer
+        # that left before its end is nobody to say it to.
+        if not transport.is_closing():
+            transport.abort()
     except Exception:
         # A second head must not become a part of this body.
         transport.abort()
         raise
-    await response.write_eof()
     return response
 
 

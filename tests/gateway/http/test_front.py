@@ -28,15 +28,24 @@ class Backend:
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
         self.paths: list[str] = []
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Wait, unless the path says not to."""
         self.asked.set()
         self.paths.append(request.path)
+        if request.path == "/stream":
+            return await self._stream(request)
         if request.path == "/v1/fleet/activate-node":
             return web.json_response({"detail": "no such key"}, status=409)
         if request.path != "/now":
             await self.answer.wait()
         return web.Response(text="done")
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        await self.answer.wait()
+        return response
 
 
 def play(
@@ -189,5 +198,22 @@ def test_a_web_socket_that_is_refused(federation: Federation, complete: bool) ->
         _, writer, line = await ask(made, head + key + b"\r\n")
         assert (line.split()[1], len(backend.paths)) == ((b"409", 1) if complete else (b"400", 0))
         writer.close()
+
+    play(federation, use)
+
+
+@pytest.mark.parametrize("turns", range(0, 12, 2))
+def test_a_peer_that_leaves_as_its_answer_ends_is_no_refusal(federation: Federation, turns: int) -> None:
+    """Whenever between its last byte and the connection's end the backend is done, nobody was refused anything."""
+
+    async def use(made: Front, backend: Backend) -> None:
+        reader, writer, _ = await ask(made, b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"first"), 20)
+        writer.close()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        backend.answer.set()
+        assert (await made.lines.wait_for("connection"))["reason"] != "plain_reset"
+        assert made.lines.events("refusal") == []
 
     play(federation, use)
