@@ -21,7 +21,8 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from pqfl_transport.aggregation.fedavg import Update
-from pqfl_transport.content.envelope import Header, Prologue
+from pqfl_transport.content.envelope import Prologue
+from pqfl_transport.content.header import Header
 from pqfl_transport.errors import MessageError, RoundError
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.pki.spiffe import Role

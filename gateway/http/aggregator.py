@@ -24,7 +24,8 @@ from pqfl_transport.aggregation.round_document import (
     RoundState,
     open_round_document,
 )
-from pqfl_transport.content.envelope import Header, Prologue, PrologueReader, envelope_bytes, verify_prologue
+from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
+from pqfl_transport.content.header import Header
 from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.pki.roster import Party, Roster
 from pqfl_transport.pki.spiffe import Role

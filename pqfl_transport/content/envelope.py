@@ -1,4 +1,4 @@
-"""The envelope's header and prologue: read, checked for form, and verified. Nothing here opens anything.
+"""The envelope's prologue: read, checked for form, and verified. Nothing here opens anything.
 
 ENVELOPE.md is the specification; the section signs in this file refer to it. A header is verified as it was received:
 the parsed fields are a view of the bytes, which are kept and never encoded again. A gateway runs everything in this
@@ -6,72 +6,29 @@ module and holds no key for more.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple
 
 from pqfl_transport.algorithms import ContentSuite, Kind, content_suite, find
-from pqfl_transport.crypto.contexts import Context, length_prefixed
-from pqfl_transport.crypto.pyca import (
-    BODY_COMMITMENT_BYTES,
-    Buffer,
-    VerifyingKey,
-    body_bytes,
-    wrapped_bytes,
+from pqfl_transport.content.header import (
+    CONTENT_KEY_BYTES,
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    Header,
+    decode_header,
+    malformed,
+    split_items,
 )
+from pqfl_transport.crypto.contexts import Context, length_prefixed
+from pqfl_transport.crypto.kems import wrapped_bytes
+from pqfl_transport.crypto.pyca import BODY_COMMITMENT_BYTES, Buffer, VerifyingKey, body_bytes
 from pqfl_transport.errors import MessageError
 from pqfl_transport.policy import Policy
 
-LENGTH_BYTES = 4
-MAX_HEADER_BYTES = 64 * 1024
-MAX_RECIPIENTS = 1024
-MAX_WRAPPED_KEY_BYTES = 4096
-MAX_SIGNATURE_BYTES = 8192
-MAX_PLAINTEXT_BYTES = 1 << 40
-MAX_NAME_BYTES = 256
-FINGERPRINT_BYTES = 32
-CHALLENGE_BYTES = 32
-DIGEST_BYTES = 32
-ENVELOPE_ID_BYTES = 16
-CONTENT_KEY_BYTES = 32
-DIRECTIONS = ("update", "model", "file")
-CODECS = ("safetensors",)
-
-_ITEMS = 16
-_TRAILER_FLAG = 1
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """The signed facts of an envelope (§2). Names of tensors and the sample count are inside the body, not here."""
-
-    suite: str
-    """Version and suite as one id, a row of `algorithms.CONTENT_SUITES`."""
-    trailer: bool
-    federation: str
-    round: int
-    direction: str
-    """``update``, ``model`` or ``file``."""
-    sender: str
-    """SPIFFE ID of the signer."""
-    sender_fingerprint: bytes
-    """Of the signing key, 32 bytes."""
-    recipients: tuple[bytes, ...]
-    """Fingerprints of the receiving keys, 32 bytes each, without repetition."""
-    challenge: bytes
-    """The round's challenge, 32 bytes, or empty."""
-    envelope_id: bytes
-    """16 random bytes, used once."""
-    not_after: int
-    """Unix seconds; 0 is no end."""
-    base_model_digest: bytes
-    """32 bytes, or empty."""
-    plaintext_bytes: int
-    codec: str = "safetensors"
-    extra_key_ids: tuple[bytes, ...] = ()
-    share_hashes: tuple[bytes, ...] = ()
+MAX_WRAPPED_BYTES = 4 << 20
+"""All wrapped keys of an envelope together; with 1024 recipients of the largest usual suite it is 2 MiB."""
+SHARE_BYTES = CONTENT_KEY_BYTES + 1
+"""What a threshold wraps for each trustee: the share's index and the share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,112 +60,52 @@ class Prologue:
         return length_prefixed(*self.wrapped)
 
 
-def encode_header(header: Header) -> bytes:
-    """Return ``H``. Raises ``MessageError`` (``malformed``) for values that ``decode_header`` would refuse."""
-    try:
-        data = _encode(header)
-    except (UnicodeEncodeError, OverflowError) as error:
-        raise _malformed("header", str(error)) from None
-    decode_header(data)
-    return data
-
-
-def _encode(header: Header) -> bytes:
-    return length_prefixed(
-        header.suite.encode("ascii"),
-        bytes([_TRAILER_FLAG if header.trailer else 0]),
-        header.federation.encode("ascii"),
-        header.round.to_bytes(8, "big"),
-        header.direction.encode("ascii"),
-        header.sender.encode("ascii"),
-        header.sender_fingerprint,
-        length_prefixed(*header.recipients),
-        header.challenge,
-        header.envelope_id,
-        header.not_after.to_bytes(8, "big"),
-        header.base_model_digest,
-        header.plaintext_bytes.to_bytes(8, "big"),
-        header.codec.encode("ascii"),
-        length_prefixed(*header.extra_key_ids),
-        length_prefixed(*header.share_hashes),
-    )
-
-
-def decode_header(data: bytes) -> Header:
-    """Parse ``H`` strictly (§2). Raises ``MessageError`` (``malformed``, ``too_large``) naming the field."""
-    if len(data) > MAX_HEADER_BYTES:
-        raise MessageError(f"a header of {len(data)} bytes; {MAX_HEADER_BYTES} are allowed", reason="too_large")
-    items = split_items(data, "header", maximum=_ITEMS)
-    if len(items) != _ITEMS:
-        raise _malformed("header", f"{len(items)} fields and not {_ITEMS}")
-    header = Header(
-        suite=_text("suite", items[0]),
-        trailer=_flags(items[1]),
-        federation=_text("federation", items[2]),
-        round=_number("round", items[3]),
-        direction=_one_of("direction", items[4], DIRECTIONS),
-        sender=_text("sender", items[5]),
-        sender_fingerprint=_fixed("sender key fingerprint", items[6], FINGERPRINT_BYTES),
-        recipients=_fingerprints("recipients", items[7], MAX_RECIPIENTS),
-        challenge=_fixed("challenge", items[8], 0, CHALLENGE_BYTES),
-        envelope_id=_fixed("envelope id", items[9], ENVELOPE_ID_BYTES),
-        not_after=_number("not-after", items[10]),
-        base_model_digest=_fixed("base-model digest", items[11], 0, DIGEST_BYTES),
-        plaintext_bytes=_number("plaintext length", items[12]),
-        codec=_one_of("codec", items[13], CODECS),
-        extra_key_ids=_none_yet("extra key ids", items[14]),
-        share_hashes=_none_yet("share hashes", items[15]),
-    )
-    return _check_consistency(header)
-
-
-def _check_consistency(header: Header) -> Header:
-    if not header.recipients:
-        raise _malformed("recipients", "nobody")
-    if len(header.recipients) > 1 and not header.trailer:
-        # Recipients share the body's key; without the trailer one of them could forge a body for another (§6).
-        raise MessageError("several recipients and no trailer", reason="no_trailer")
-    if header.plaintext_bytes > MAX_PLAINTEXT_BYTES:
-        raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes", reason="too_large")
-    return header
+class _Part(NamedTuple):
+    name: str
+    most_bytes: int
 
 
 class PrologueReader:
-    """Reads a prologue from a stream in pieces of any size, never keeping more than the caps allow."""
+    """Reads a prologue from a stream in pieces of any size, never keeping more than its header announces.
 
-    __slots__ = ("_buffer", "_done")
+    The header comes first and says how long everything behind it has to be, so nothing else is ever waited for.
+    """
 
-    _CAPS = (
-        ("header", MAX_HEADER_BYTES),
-        ("wrapped keys", MAX_RECIPIENTS * (MAX_WRAPPED_KEY_BYTES + LENGTH_BYTES)),
-        ("commitment", BODY_COMMITMENT_BYTES),
-        ("signature", MAX_SIGNATURE_BYTES),
-    )
+    __slots__ = ("_at", "_buffer", "_done", "_items", "_parts")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._at = 0
+        self._items: list[bytes] = []
+        self._parts = [_Part("header", MAX_HEADER_BYTES)]
         self._done = False
 
     def feed(self, data: Buffer) -> Prologue | None:
         """Take more bytes; return the prologue once it is complete. Raises ``MessageError`` at the first wrong byte."""
         self._buffer += data
-        at = 0
-        items = []
-        for name, cap in self._CAPS:
-            if len(self._buffer) < at + LENGTH_BYTES:
+        while len(self._items) < len(self._parts):
+            item = self._next(self._parts[len(self._items)])
+            if item is None:
                 return None
-            length = int.from_bytes(self._buffer[at : at + LENGTH_BYTES], "big")
-            if length > cap:
-                raise MessageError(f"{name} of {length} bytes; {cap} are allowed", reason="too_large")
-            end = at + LENGTH_BYTES + length
-            if len(self._buffer) < end:
-                return None
-            items.append(bytes(self._buffer[at + LENGTH_BYTES : end]))
-            at = end
+            self._items.append(item)
+            if len(self._items) == 1:
+                self._parts += _parts_behind(decode_header(item))
         self._done = True
-        prologue = _prologue(items, bytes(self._buffer[:at]))
-        del self._buffer[:at]
+        prologue = _prologue(self._items, bytes(self._buffer[: self._at]))
+        del self._buffer[: self._at]
         return prologue
+
+    def _next(self, part: _Part) -> bytes | None:
+        begin = self._at + LENGTH_BYTES
+        if len(self._buffer) < begin:
+            return None
+        length = int.from_bytes(self._buffer[self._at : begin], "big")
+        if length > part.most_bytes:
+            raise MessageError(f"{part.name} of {length} bytes; {part.most_bytes} are allowed", reason="too_large")
+        if len(self._buffer) < begin + length:
+            return None
+        self._at = begin + length
+        return bytes(self._buffer[begin : self._at])
 
     @property
     def rest(self) -> bytes:
@@ -230,6 +127,18 @@ def decode_prologue(data: Buffer) -> tuple[Prologue, bytes]:
     return prologue, reader.rest
 
 
+def _parts_behind(header: Header) -> list[_Part]:
+    suite = content_suite(header.suite)
+    wrapped = len(header.recipients) * (LENGTH_BYTES + wrapped_key_bytes(header))
+    if wrapped > MAX_WRAPPED_BYTES:
+        raise MessageError(f"wrapped keys of {wrapped} bytes; {MAX_WRAPPED_BYTES} are allowed", reason="too_large")
+    return [
+        _Part("wrapped keys", wrapped),
+        _Part("commitment", BODY_COMMITMENT_BYTES),
+        _Part("signature", signature_bytes(suite)),
+    ]
+
+
 def encode_prologue(header_bytes: bytes, wrapped: tuple[bytes, ...], commitment: bytes, signature: bytes) -> Prologue:
     """Put a prologue together from its four parts."""
     parts = [header_bytes, length_prefixed(*wrapped), commitment, signature]
@@ -240,16 +149,16 @@ def _prologue(items: list[bytes], raw: bytes) -> Prologue:
     header_bytes, wrapped_field, commitment, signature = items
     header = decode_header(header_bytes)
     suite = content_suite(header.suite)
-    wrapped = split_items(wrapped_field, "wrapped keys", maximum=MAX_RECIPIENTS)
-    expected = wrapped_bytes(suite.kem, CONTENT_KEY_BYTES)
+    wrapped = split_items(wrapped_field, "wrapped keys", maximum=len(header.recipients))
+    expected = wrapped_key_bytes(header)
     if len(wrapped) != len(header.recipients):
-        raise _malformed("wrapped keys", f"{len(wrapped)} for {len(header.recipients)} recipients")
+        raise malformed("wrapped keys", f"{len(wrapped)} for {len(header.recipients)} recipients")
     if any(len(item) != expected for item in wrapped):
-        raise _malformed("wrapped keys", f"not {expected} bytes each, as {suite.kem} makes them")
+        raise malformed("wrapped keys", f"not {expected} bytes each, as {suite.kem} makes them")
     if len(commitment) != BODY_COMMITMENT_BYTES:
-        raise _malformed("commitment", f"{len(commitment)} bytes")
+        raise malformed("commitment", f"{len(commitment)} bytes")
     if len(signature) != signature_bytes(suite):
-        raise _malformed("signature", f"{len(signature)} bytes are not one of {suite.signature}")
+        raise malformed("signature", f"{len(signature)} bytes are not one of {suite.signature}")
     return Prologue(header, header_bytes, tuple(wrapped), commitment, signature, raw)
 
 
@@ -274,6 +183,12 @@ def signature_bytes(suite: ContentSuite) -> int:
     return find(suite.signature, Kind.SIGNATURE).signature_bytes or 0
 
 
+def wrapped_key_bytes(header: Header) -> int:
+    """Return the length of what each recipient is sent: the content key, or its share of it, wrapped."""
+    plaintext_bytes = SHARE_BYTES if header.threshold else CONTENT_KEY_BYTES
+    return wrapped_bytes(content_suite(header.suite).kem, plaintext_bytes)
+
+
 def trailer_bytes(header: Header) -> int:
     """Return the length of the trailer: one signature where it is declared, else nothing."""
     return signature_bytes(content_suite(header.suite)) if header.trailer else 0
@@ -287,73 +202,3 @@ def remaining_bytes(header: Header) -> int:
 def envelope_bytes(prologue: Prologue) -> int:
     """Return the length of the whole envelope."""
     return len(prologue.raw) + remaining_bytes(prologue.header)
-
-
-def split_items(data: bytes, field: str, *, maximum: int) -> list[bytes]:
-    """Split ``LP(…)`` into its items. Raises ``MessageError`` for a cut item or more than ``maximum`` of them."""
-    items: list[bytes] = []
-    at = 0
-    while at < len(data):
-        if len(items) == maximum:
-            raise _malformed(field, f"more than {maximum} items")
-        start = at + LENGTH_BYTES
-        end = start + int.from_bytes(data[at:start], "big")
-        if start > len(data) or end > len(data):
-            raise _malformed(field, "cut short")
-        items.append(data[start:end])
-        at = end
-    return items
-
-
-def _text(field: str, data: bytes) -> str:
-    if not 0 < len(data) <= MAX_NAME_BYTES:
-        raise _malformed(field, f"{len(data)} bytes")
-    return _parsed(field, lambda: data.decode("ascii"))
-
-
-def _one_of(field: str, data: bytes, words: tuple[str, ...]) -> str:
-    word = _text(field, data)
-    if word not in words:
-        raise _malformed(field, f"{word!r} and not one of {', '.join(words)}")
-    return word
-
-
-def _number(field: str, data: bytes) -> int:
-    return int.from_bytes(_fixed(field, data, 8), "big")
-
-
-def _fixed(field: str, data: bytes, *lengths: int) -> bytes:
-    if len(data) not in lengths:
-        raise _malformed(field, f"{len(data)} bytes")
-    return data
-
-
-def _flags(data: bytes) -> bool:
-    if data not in (b"\x00", b"\x01"):
-        raise _malformed("flags", f"{data[:8].hex() or 'nothing'}")
-    return data == b"\x01"
-
-
-def _fingerprints(field: str, data: bytes, maximum: int) -> tuple[bytes, ...]:
-    items = split_items(data, field, maximum=maximum)
-    if len(set(items)) != len(items):
-        raise _malformed(field, "one of them twice")
-    return tuple(_fixed(field, item, FINGERPRINT_BYTES) for item in items)
-
-
-def _none_yet(field: str, data: bytes) -> tuple[bytes, ...]:
-    # Version 1 reserves these two fields; a receiver that does not know what they ask for must not ignore it.
-    if data:
-        raise MessageError(f"{field} are not supported by this version", reason="unsupported")
-    return ()
-
-
-def _parsed(field: str, parse: Callable[[], Value]) -> Value:
-    try:
-        return parse()
-    except ValueError as error:
-        raise _malformed(field, str(error)) from None
-
-
-def _malformed(field: str, what: str) -> MessageError:
-    return MessageError(f"malformed envelope: {field}: {what}", reason="malformed")

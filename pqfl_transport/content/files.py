@@ -18,7 +18,8 @@ from typing import IO, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from pqfl_transport.content.envelope import Header, Prologue, PrologueReader, verify_prologue
+from pqfl_transport.content.envelope import Prologue, PrologueReader, verify_prologue
+from pqfl_transport.content.header import Header
 from pqfl_transport.content.opening import Opener
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import SLICE_BYTES, EnvelopeParameters, Sealer

@@ -3,20 +3,22 @@
 A gateway must never be able to do this, so nothing that it imports imports this module.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pqfl_transport.algorithms import content_suite
 from pqfl_transport.content.envelope import (
-    Header,
     Prologue,
     decode_prologue,
     remaining_bytes,
     trailer_bytes,
     verify_prologue,
 )
+from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
+from pqfl_transport.content.keysource import KeySource, extra_material
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key, trailer_hash
 from pqfl_transport.content.tensors import allocate, parse
@@ -26,6 +28,13 @@ from pqfl_transport.errors import MessageError
 from pqfl_transport.policy import Policy
 
 
+@dataclass(frozen=True, slots=True)
+class ContentKey:
+    """An envelope's content key, as one recipient unwraps it or several trustees restore it."""
+
+    value: bytes = field(repr=False)
+
+
 class Opener:
     """One envelope behind its verified prologue, as a stream.
 
@@ -33,17 +42,20 @@ class Opener:
     ``MessageError``: ``not_for_us``, ``bad_body``, ``truncated``, ``excess``, ``bad_trailer``.
     """
 
-    def __init__(self, prologue: Prologue, receiving_key: ReceivingKey, *, sender_key: VerifyingKey) -> None:
+    def __init__(
+        self,
+        prologue: Prologue,
+        key: ReceivingKey | ContentKey,
+        *,
+        sender_key: VerifyingKey,
+        extra: Sequence[bytes] = (),
+    ) -> None:
         header = prologue.header
         self.prologue = prologue
         self._sender_key = sender_key
-        try:
-            position = header.recipients.index(receiving_key.fingerprint)
-        except ValueError:
-            raise MessageError("the envelope is not sealed to this receiving key", reason="not_for_us") from None
-        content_key = receiving_key.unwrap(prologue.wrapped[position], prologue.header_bytes)
-        key = body_key(content_key, prologue.header_bytes)
-        self._decryptor = BodyDecryptor(key, body_context(prologue.header_bytes, prologue.wrapped))
+        content_key = key if isinstance(key, ContentKey) else _unwrap_content_key(prologue, key)
+        mixed = body_key(content_key.value, prologue.header_bytes, extra)
+        self._decryptor = BodyDecryptor(mixed, body_context(prologue.header_bytes, prologue.wrapped))
         # The commitment is checked before the first byte of the body is fed.
         self._decryptor.update_into(prologue.commitment, bytearray())
         self._trailer = bytearray()
@@ -95,6 +107,7 @@ def open_weights(
     sender_key: VerifyingKey,
     policy: Policy,
     max_plaintext_bytes: int | None = None,
+    key_source: KeySource | None = None,
 ) -> OpenedWeights:
     """Open a whole envelope in memory. The arrays are views of one new buffer.
 
@@ -106,7 +119,8 @@ def open_weights(
     header = prologue.header
     if max_plaintext_bytes is not None and header.plaintext_bytes > max_plaintext_bytes:
         raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes is too large here", reason="too_large")
-    opener = Opener(prologue, receiving_key, sender_key=sender_key)
+    extra = extra_material(header, key_source)
+    opener = Opener(prologue, receiving_key, sender_key=sender_key, extra=extra)
     rest = memoryview(envelope)[len(prologue.raw) :]
     if len(rest) < opener.remaining_bytes:
         # Said before memory is taken for what the header only claims.
@@ -119,6 +133,32 @@ def open_weights(
     plaintext[at:] = last
     weights, metadata = parse(plaintext)
     return OpenedWeights(header, weights, metadata)
+
+
+def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:
+    """Return what a verified prologue holds for this recipient: the content key, or its index and share of it (§4).
+
+    Raises ``MessageError`` (``not_for_us``).
+    """
+    try:
+        position = prologue.header.recipients.index(receiving_key.fingerprint)
+    except ValueError:
+        raise MessageError("the envelope is not sealed to this receiving key", reason="not_for_us") from None
+    aead = content_suite(prologue.header.suite).aead
+    return receiving_key.unwrap(prologue.wrapped[position], prologue.header_bytes, aead=aead)
+
+
+def _unwrap_content_key(prologue: Prologue, receiving_key: ReceivingKey) -> ContentKey:
+    header = prologue.header
+    if header.threshold:
+        raise MessageError(
+            f"the envelope opens only for {header.threshold} of its {len(header.recipients)} recipients together",
+            reason="threshold",
+        )
+    content_key = unwrap_secret(prologue, receiving_key)
+    if len(content_key) != CONTENT_KEY_BYTES:
+        raise MessageError(f"a content key of {len(content_key)} bytes", reason="malformed")
+    return ContentKey(content_key)
 
 
 def _prologue_cap(envelope: Buffer) -> int:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Self
 
 from pqfl_transport.algorithms import Kind, find
-from pqfl_transport.content.envelope import CONTENT_KEY_BYTES, split_items
+from pqfl_transport.content.header import split_items
 from pqfl_transport.crypto.contexts import Label, length_prefixed
-from pqfl_transport.crypto.pyca import DecapsulationKey, EncapsulationKey, wrapped_bytes
+from pqfl_transport.crypto.pyca import WRAP_AEAD, DecapsulationKey, EncapsulationKey
 from pqfl_transport.errors import ConfigurationError, MessageError
 
 MAX_PEM_BYTES = 16 * 1024
@@ -61,9 +61,9 @@ class RecipientKey:
         """Serialise as a ``PQFL RECEIVING PUBLIC KEY`` block."""
         return _to_pem(self.to_bytes(), _PUBLIC_LABEL)
 
-    def wrap(self, content_key: bytes, header: bytes) -> bytes:
-        """Seal the 32-byte content key to this recipient, bound to the envelope's header."""
-        return self._key.wrap(content_key, _wrap_info(header, self.fingerprint))
+    def wrap(self, secret: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
+        """Seal a content key, or a share of one, to this recipient, bound to the envelope's header (§4)."""
+        return self._key.wrap(secret, _wrap_info(label, binding, self.fingerprint), aead=aead)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RecipientKey) and self.fingerprint == other.fingerprint
@@ -114,16 +114,14 @@ class ReceivingKey:
         data = length_prefixed(_VERSION, _PRIVATE, kem, self._key.seed, self.fingerprint)
         return _to_pem(data, _PRIVATE_LABEL)
 
-    def unwrap(self, wrapped: bytes, header: bytes) -> bytes:
-        """Open the content key that was sealed to this key under this header. Raises ``MessageError``."""
-        if len(wrapped) != wrapped_bytes(self.kem, CONTENT_KEY_BYTES):
-            raise MessageError(f"a wrapped key of {len(wrapped)} bytes is not one of {self.kem}", reason="malformed")
-        return self._key.unwrap(wrapped, _wrap_info(header, self.fingerprint))
+    def unwrap(self, wrapped: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
+        """Open what `RecipientKey.wrap` sealed to this key. Raises ``MessageError`` (``not_for_us``)."""
+        return self._key.unwrap(wrapped, _wrap_info(label, binding, self.fingerprint), aead=aead)
 
 
-def _wrap_info(header: bytes, fingerprint: bytes) -> bytes:
+def _wrap_info(label: Label, binding: bytes, fingerprint: bytes) -> bytes:
     # What HPKE must bind goes into `info`, hashed, because its `aad` is not public in the library.
-    return hashlib.sha512(length_prefixed(Label.WRAP.value, header, fingerprint)).digest()
+    return hashlib.sha512(length_prefixed(label.value, binding, fingerprint)).digest()
 
 
 def _fingerprint(key: EncapsulationKey) -> bytes:

@@ -3,22 +3,17 @@
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pqfl_transport.algorithms import ContentSuite, content_suite
-from pqfl_transport.content.envelope import (
-    CONTENT_KEY_BYTES,
-    ENVELOPE_ID_BYTES,
-    Header,
-    Prologue,
-    encode_header,
-    encode_prologue,
-    envelope_bytes,
-)
+from pqfl_transport.content.envelope import Prologue, encode_prologue, envelope_bytes
+from pqfl_transport.content.header import CONTENT_KEY_BYTES, ENVELOPE_ID_BYTES, Header, encode_header
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import RecipientKey
 from pqfl_transport.content.tensors import TensorLayout, Weights, allocate
 from pqfl_transport.crypto.contexts import Context, Label, length_prefixed
 from pqfl_transport.crypto.pyca import BODY_KEY_BYTES, Buffer, SigningKey, body_encryptor, hkdf_sha512
+from pqfl_transport.crypto.shamir import split_secret
 from pqfl_transport.errors import ConfigurationError
 
 SLICE_BYTES = 1 << 20
@@ -39,6 +34,11 @@ class EnvelopeParameters:
     base_model_digest: bytes = b""
     trailer: bool = False
     """Asked for with one recipient; with several it is always there."""
+    codec: str = "safetensors"
+    threshold: int = 0
+    """How many recipients have to open together; 0 where each opens alone."""
+    extra_keys: tuple[ExtraKey, ...] = ()
+    """Keys shared from elsewhere, mixed into the body's key; their ids travel in the header."""
 
 
 class Sealer:
@@ -59,10 +59,20 @@ class Sealer:
     ) -> None:
         suite = content_suite(parameters.suite)
         _require_fitting(suite, recipients, signing_key)
-        header = encode_header(_header(parameters, plaintext_bytes, recipients, signing_key, random(ENVELOPE_ID_BYTES)))
+        facts = _header(parameters, plaintext_bytes, recipients, signing_key, random(ENVELOPE_ID_BYTES))
         content_key = random(CONTENT_KEY_BYTES)
-        wrapped = tuple(recipient.wrap(content_key, header) for recipient in recipients)
-        self._encryptor = body_encryptor(body_key(content_key, header), body_context(header, wrapped))
+        secrets_to_wrap = [content_key] * len(recipients)
+        if parameters.threshold:
+            shares = split_secret(content_key, parameters.threshold, len(recipients), random=random)
+            secrets_to_wrap = [bytes([index]) + share for index, share in shares.items()]
+            facts = replace(facts, share_hashes=tuple(share_hash(each) for each in secrets_to_wrap))
+        header = encode_header(facts)
+        wrapped = tuple(
+            recipient.wrap(secret, header, aead=suite.aead)
+            for recipient, secret in zip(recipients, secrets_to_wrap, strict=True)
+        )
+        extra = [key.material for key in parameters.extra_keys]
+        self._encryptor = body_encryptor(body_key(content_key, header, extra), body_context(header, wrapped))
         commitment = self._encryptor.update(b"")
         signed = length_prefixed(header, length_prefixed(*wrapped), commitment)
         self.prologue: Prologue = encode_prologue(
@@ -125,9 +135,14 @@ def seal_weights(
     return envelope
 
 
-def body_key(content_key: bytes, header: bytes, extra: bytes = b"") -> bytes:
+def body_key(content_key: bytes, header: bytes, extra: Sequence[bytes] = ()) -> bytes:
     """Return the body's key: the content key and extra key material through HKDF, bound to the header (§4)."""
-    return hkdf_sha512(content_key + extra, length_prefixed(Label.MIX.value, header), BODY_KEY_BYTES)
+    return hkdf_sha512(content_key + length_prefixed(*extra), length_prefixed(Label.MIX.value, header), BODY_KEY_BYTES)
+
+
+def share_hash(indexed_share: bytes) -> bytes:
+    """Return what the header says of a share: SHA-256 over label, index and share, 32 bytes (§4)."""
+    return hashlib.sha256(length_prefixed(Label.SHARE.value, indexed_share[:1], indexed_share[1:])).digest()
 
 
 def body_context(header: bytes, wrapped: Sequence[bytes]) -> bytes:
@@ -155,6 +170,9 @@ def _header(
     return Header(
         suite=parameters.suite,
         trailer=parameters.trailer or len(recipients) > 1,
+        codec=parameters.codec,
+        extra_key_ids=tuple(key.id for key in parameters.extra_keys),
+        threshold=parameters.threshold,
         federation=parameters.federation,
         round=parameters.round,
         direction=parameters.direction,

@@ -17,6 +17,7 @@ class Context(bytes, Enum):
     ROSTER = DOMAIN + b"roster"
     ROUND = DOMAIN + b"round"
     AUDIT = DOMAIN + b"audit"
+    CONTRIBUTION = DOMAIN + b"contribution"
 
 
 class Label(bytes, Enum):
@@ -25,6 +26,8 @@ class Label(bytes, Enum):
     MIX = DOMAIN + b"mix"
     WRAP = DOMAIN + b"wrap"
     BODY = DOMAIN + b"body"
+    SHARE = DOMAIN + b"share"
+    SHARE_WRAP = DOMAIN + b"share-wrap"
 
 
 def length_prefixed(*items: bytes) -> bytes:

@@ -201,6 +201,8 @@ _KEMS = {
 }
 
 _WRAP_TAG_BYTES = 16
+WRAP_AEAD = "AES-256-GCM"
+_WRAP_AEADS = {WRAP_AEAD: hpke.AEAD.AES_256_GCM, "ChaCha20-Poly1305": hpke.AEAD.CHACHA20_POLY1305}
 
 
 def wrapped_bytes(kem: str, plaintext_bytes: int) -> int:
@@ -225,10 +227,12 @@ class DecapsulationKey:
             raise ConfigurationError(f"the seed makes no key of {row.name}: {error}", reason="bad_key") from error
         self.public = EncapsulationKey(self.kem, raw)
 
-    def unwrap(self, wrapped: bytes, info: bytes) -> bytes:
+    def unwrap(self, wrapped: bytes, info: bytes, *, aead: str = WRAP_AEAD) -> bytes:
         """Open an HPKE message (RFC 9180 §6.1, base mode). Raises ``MessageError``; ML-KEM rejects implicitly."""
         try:
-            return _wrap_suite(self.kem).decrypt(wrapped, cast("hpke.MLKEM768X25519PrivateKey", self._private), info)
+            return _wrap_suite(self.kem, aead).decrypt(
+                wrapped, cast("hpke.MLKEM768X25519PrivateKey", self._private), info
+            )
         except (InvalidTag, ValueError):
             raise MessageError("the wrapped key does not open with this receiving key", reason="not_for_us") from None
 
@@ -249,13 +253,13 @@ class EncapsulationKey:
         except ValueError as error:
             raise ConfigurationError(f"not a public key of {row.name}: {error}", reason="bad_key") from error
 
-    def wrap(self, plaintext: bytes, info: bytes) -> bytes:
+    def wrap(self, plaintext: bytes, info: bytes, *, aead: str = WRAP_AEAD) -> bytes:
         """Seal a short secret to this key (RFC 9180 §6.1, base mode): encapsulation ‖ ciphertext."""
-        return _wrap_suite(self.kem).encrypt(plaintext, cast("hpke.MLKEM768X25519PublicKey", self._public), info)
+        return _wrap_suite(self.kem, aead).encrypt(plaintext, cast("hpke.MLKEM768X25519PublicKey", self._public), info)
 
 
-def _wrap_suite(kem: str) -> hpke.Suite:
-    return hpke.Suite(_KEMS[kem].kem, hpke.KDF.HKDF_SHA512, hpke.AEAD.AES_256_GCM)
+def _wrap_suite(kem: str, aead: str) -> hpke.Suite:
+    return hpke.Suite(_KEMS[kem].kem, hpke.KDF.HKDF_SHA512, _WRAP_AEADS[aead])
 
 
 BODY_KEY_BYTES = 32

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from aggregator.rounds import MAX_RESERVATIONS, Move, Round, State, Terms
 from pqfl_transport.aggregation.fedavg import Update
-from pqfl_transport.content.envelope import Header, Prologue
+from pqfl_transport.content.envelope import Prologue
+from pqfl_transport.content.header import Header
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError, PqflError, RoundError
 from pqfl_transport.pki.roster import Party

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pqfl_transport.content.envelope import Prologue, decode_prologue, encode_header, encode_prologue, trailer_bytes
+from pqfl_transport.content.envelope import Prologue, decode_prologue, encode_prologue, trailer_bytes
+from pqfl_transport.content.header import encode_header
 from pqfl_transport.content.opening import OpenedWeights, open_weights
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights

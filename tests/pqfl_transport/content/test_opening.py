@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqfl_transport.content.envelope import decode_prologue, encode_header, envelope_bytes
+from pqfl_transport.content.envelope import decode_prologue, envelope_bytes
+from pqfl_transport.content.header import encode_header
 from pqfl_transport.content.opening import Opener, open_weights
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import Sealer, body_context, body_key

@@ -36,13 +36,12 @@ def test_a_key_is_wrapped_for_one_recipient_and_one_header(kem: str) -> None:
         (key, b"another", wrapped),
         (key, b"header", wrapped[:-1] + bytes([wrapped[-1] ^ 1])),
         (key, b"header", bytes([wrapped[0] ^ 1]) + wrapped[1:]),
+        (key, b"header", wrapped + b"x"),
+        (key, b"header", b""),
     ):
         with pytest.raises(MessageError) as caught:
             opener.unwrap(data, header)
         assert caught.value.reason == "not_for_us"
-    with pytest.raises(MessageError) as caught:
-        key.unwrap(wrapped + b"x", b"header")
-    assert caught.value.reason == "malformed"
 
 
 def test_two_wraps_of_one_key_differ() -> None:

@@ -115,7 +115,8 @@ def test_an_envelope_without_recipients_is_refused() -> None:
 def test_derivations_depend_on_everything_they_bind() -> None:
     """Key, context and trailer change with each input, and the trailer's hash is that of the suite."""
     assert len({body_key(b"k" * 32, b"h"), body_key(b"K" * 32, b"h"), body_key(b"k" * 32, b"H")}) == 3
-    assert body_key(b"k" * 32, b"h", b"extra") != body_key(b"k" * 32, b"h")
+    keys = {body_key(b"k" * 32, b"h", extra) for extra in ((), (b"",), (b"ab",), (b"a", b"b"), (b"b", b"a"))}
+    assert len(keys) == 5
     assert len({body_context(b"h", [b"w"]), body_context(b"h", [b"W"]), body_context(b"H", [b"w"])}) == 3
     assert body_context(b"h", [b"ab"]) != body_context(b"h", [b"a", b"b"])
     assert trailer_hash(KEYS.policy.content_suite, b"").digest_size == 32
