@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 
 from pqfl_transport.algorithms import content_suite
-from pqfl_transport.content.envelope import (
-    Prologue,
-    decode_prologue,
-    remaining_bytes,
-    trailer_bytes,
-    verify_prologue,
-)
+from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_prologue
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
 from pqfl_transport.content.keysource import KeySource, extra_material
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key, trailer_hash
+from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key
 from pqfl_transport.content.tensors import allocate, parse
-from pqfl_transport.crypto.contexts import Context, length_prefixed
+from pqfl_transport.content.verifying import TrailerVerifier
 from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
 from pqfl_transport.errors import MessageError
 from pqfl_transport.policy import Policy
@@ -50,44 +44,28 @@ class Opener:
         sender_key: VerifyingKey,
         extra: Sequence[bytes] = (),
     ) -> None:
-        header = prologue.header
         self.prologue = prologue
-        self._sender_key = sender_key
         content_key = key if isinstance(key, ContentKey) else _unwrap_content_key(prologue, key)
         mixed = body_key(content_key.value, prologue.header_bytes, extra)
         self._decryptor = BodyDecryptor(mixed, body_context(prologue.header_bytes, prologue.wrapped))
         # The commitment is checked before the first byte of the body is fed.
         self._decryptor.update_into(prologue.commitment, bytearray())
-        self._trailer = bytearray()
-        self._trailer_bytes = trailer_bytes(header)
-        self._hash = trailer_hash(content_suite(header.suite), prologue.commitment) if header.trailer else None
-        self.remaining_bytes = remaining_bytes(header)
+        self._envelope = TrailerVerifier(prologue, sender_key=sender_key)
+
+    @property
+    def remaining_bytes(self) -> int:
         """How many bytes still belong to the envelope, its trailer included."""
+        return self._envelope.remaining_bytes
 
     def update_into(self, data: Buffer, buffer: bytearray | memoryview) -> int:
         """Take more of the envelope; write plaintext into ``buffer`` (room for ``len(data)`` and one chunk)."""
-        if len(data) > self.remaining_bytes:
-            raise MessageError("bytes behind the end of the envelope", reason="excess")
-        view = memoryview(data)
-        of_body = max(0, min(len(view), self.remaining_bytes - self._trailer_bytes))
-        self.remaining_bytes -= len(view)
-        self._trailer += view[of_body:]
-        body = view[:of_body]
-        if self._hash is not None:
-            self._hash.update(body)
-        return self._decryptor.update_into(body, buffer)
+        return self._decryptor.update_into(self._envelope.split(data), buffer)
 
     def finalize(self) -> bytes:
         """Return the last bytes of plaintext, once everything is there and everything holds."""
-        if self.remaining_bytes:
-            raise MessageError(f"the envelope is {self.remaining_bytes} bytes short", reason="truncated")
+        self._envelope.require_complete()
         last = self._decryptor.finalize()
-        if self._hash is not None:
-            signed = length_prefixed(self.prologue.raw, self._hash.digest())
-            try:
-                self._sender_key.verify(self._trailer, signed, Context.TRAILER)
-            except MessageError:
-                raise MessageError("the trailer does not fit the body", reason="bad_trailer") from None
+        self._envelope.finalize()
         return last
 
 
