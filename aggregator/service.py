@@ -13,7 +13,7 @@ from aggregator.engine import Engine, Setup
 from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog, EventKind
-from pqfl_transport.content.files import load_weights
+from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import RoundError
 from pqfl_transport.net.listening import bound_address, listen

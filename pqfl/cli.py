@@ -29,6 +29,9 @@ _COMMANDS = MappingProxyType(
         "key": ("pqfl.commands.content", "key_group"),
         "seal": ("pqfl.commands.content", "seal"),
         "open": ("pqfl.commands.content", "open_command"),
+        "verify": ("pqfl.commands.content", "verify"),
+        "share-open": ("pqfl.commands.shares", "share_open"),
+        "combine": ("pqfl.commands.shares", "combine_command"),
     }
 )
 

@@ -1,24 +1,17 @@
-"""`pqfl key`, `pqfl seal`, `pqfl open`: files of weights, sealed for one reader and signed by one sender."""
+"""`pqfl key`, `pqfl seal`, `pqfl open`, `pqfl verify`: files of weights, sealed by one sender."""
 
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
-from pqfl_transport.algorithms import find
-from pqfl_transport.content.files import open_file, seal_file
-from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
+from pqfl.commands.reading import PATH, load_receiving_key, load_recipient, named, policy_for, say, sender_of
+from pqfl_transport.content.files import open_file, seal_file, verify_file
+from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters
-from pqfl_transport.errors import ConfigurationError, PqflError
-from pqfl_transport.pki import chain, keystore
-from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.policy import DEFAULT_LEVEL, POLICIES, Policy, SecurityLevel, for_level
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki import keystore
+from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
 
-T = TypeVar("T")
-
-_PATH = click.Path(path_type=Path)
 _LEVEL = click.Choice([level.value for level in SecurityLevel])
 
 
@@ -28,7 +21,7 @@ def key_group() -> None:
 
 
 @key_group.command("new")
-@click.option("--out", required=True, type=_PATH, help="File for the private key; the public one gets .pub behind it.")
+@click.option("--out", required=True, type=PATH, help="File for the private key; the public one gets .pub behind it.")
 @click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Decides the KEM.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def new_key(out: Path, level: str, as_json: bool) -> None:
@@ -41,88 +34,95 @@ def new_key(out: Path, level: str, as_json: bool) -> None:
     keystore.write_secret(out, key.to_pem())
     keystore.write_public(public, key.public.to_pem())
     facts = {"private": str(out), "public": str(public), "kem": key.kem, "fingerprint": key.fingerprint.hex()}
-    _say(facts, f"{out} and {public}: {key.kem}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
+    say(facts, f"{out} and {public}: {key.kem}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
 
 
 @click.command(short_help="Seal a file of weights for its readers.")
-@click.option("--to", "recipients", required=True, multiple=True, type=_PATH, help="Public receiving key; repeatable.")
-@click.option("--identity", required=True, type=_PATH, help="Folder with signing.pem and signing.key.")
+@click.option("--to", "recipients", required=True, multiple=True, type=PATH, help="Public receiving key; repeatable.")
+@click.option("--identity", required=True, type=PATH, help="Folder with signing.pem and signing.key.")
+@click.option("--threshold", type=int, default=0, metavar="T", help="Only T of the readers together can open.")
 @click.option("--trailer", is_flag=True, help="Sign the body too: evidence to third parties.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-@click.argument("source", metavar="IN", type=_PATH)
-@click.argument("target", metavar="OUT", type=_PATH)
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
 def seal(
-    recipients: tuple[Path, ...], identity: Path, trailer: bool, as_json: bool, source: Path, target: Path
+    recipients: tuple[Path, ...],
+    identity: Path,
+    threshold: int,
+    trailer: bool,
+    as_json: bool,
+    source: Path,
+    target: Path,
 ) -> None:
-    """Seal weights (IN: .npz or .safetensors) for who holds the receiving key, signed by who is in --identity."""
+    """Seal weights (IN: .npz or .safetensors) for who holds the receiving key, signed by who is in --identity.
+
+    With several --to each of them opens alone. With --threshold T any T of them open together, by `pqfl share-open`
+    and `pqfl combine`, and fewer learn nothing.
+    """
     sender = keystore.load_signing_identity(identity)
-    keys = [_recipient(path) for path in recipients]
-    policy = _policy_for(sender.key.algorithm, keys[0])
+    keys = [load_recipient(path) for path in recipients]
+    policy = policy_for(sender.key.algorithm, keys[0].kem)
     parameters = EnvelopeParameters(
         suite=policy.content_suite.id,
         federation=sender.id.federation,
         sender=str(sender.id),
         direction="file",
         trailer=trailer,
+        threshold=_threshold(threshold, len(keys)),
     )
-    prologue = seal_file(source, target, parameters=parameters, recipients=keys, signing_key=sender.key)
-    header = prologue.header
-    facts = {"envelope": str(target), "sender": header.sender, "suite": header.suite, "id": header.envelope_id.hex()}
-    _say(facts, f"{target}: sealed with {header.suite}, signed by {header.sender}", as_json=as_json)
+    header = seal_file(source, target, parameters=parameters, recipients=keys, signing_key=sender.key).header
+    facts = {
+        "envelope": str(target), "sender": header.sender, "suite": header.suite, "id": header.envelope_id.hex(),
+        "recipients": [key.hex() for key in header.recipients], "threshold": header.threshold,
+        "trailer": header.trailer,
+    }  # fmt: skip
+    together = f", for {threshold} of {len(keys)} together" if threshold else ""
+    say(facts, f"{target}: sealed with {header.suite}, signed by {header.sender}{together}", as_json=as_json)
 
 
 @click.command("open", short_help="Open a sealed file of weights.")
-@click.option("--key", "key_path", required=True, type=_PATH, help="Private receiving key.")
-@click.option("--from", "sender_path", required=True, type=_PATH, help="The sender's signing.pem.")
+@click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key.")
+@click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-@click.argument("source", metavar="IN", type=_PATH)
-@click.argument("target", metavar="OUT", type=_PATH)
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
 def open_command(key_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path) -> None:
     """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds."""
-    key = _named(key_path, lambda: ReceivingKey.from_pem(keystore.read_secret(key_path)))
-    certificate = _named(sender_path, lambda: chain.load_certificates(keystore.read_public(sender_path)))[0]
-    # Its dates do not count here: what was signed in time stays signed, and is opened years later.
-    _named(sender_path, lambda: chain.require_usage(certificate, Usage.SIGNING))
-    sender_key = _named(sender_path, lambda: chain.verifying_key(certificate))
-    policy = _policy_for(sender_key.algorithm, key.public)
-    sender = _named(sender_path, lambda: str(chain.spiffe_id(certificate)))
-    header = _named(
-        source,
-        lambda: open_file(source, target, receiving_key=key, sender=sender, sender_key=sender_key, policy=policy),
-    )
+    key = load_receiving_key(key_path)
+    sender = sender_of(sender_path, key.public)
+    header = named(source, lambda: open_file(source, target, sender=sender, unlock=lambda _prologue: key))
     facts = {"file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes}
-    _say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
+    say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
 
 
-def _recipient(path: Path) -> RecipientKey:
-    return _named(path, lambda: RecipientKey.from_pem(keystore.read_public(path)))
+@click.command(short_help="Verify a sealed file without opening it.")
+@click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+@click.argument("source", metavar="IN", type=PATH)
+def verify(sender_path: Path, as_json: bool, source: Path) -> None:
+    """Verify who signed an envelope, and its body too where it has a trailer. Needs no secret."""
+    sender = sender_of(sender_path)
+    prologue = named(source, lambda: verify_file(source, sender))
+    header = prologue.header
+    facts = {
+        "envelope": str(source), "sender": header.sender, "suite": header.suite, "id": header.envelope_id.hex(),
+        "prologue_sha256": prologue.digest.hex(), "trailer": header.trailer, "bytes": header.plaintext_bytes,
+        "codec": header.codec, "recipients": [key.hex() for key in header.recipients], "threshold": header.threshold,
+        "extra_keys": list(header.extra_key_ids),
+    }  # fmt: skip
+    covered = (
+        "prologue and body are as signed" if header.trailer else
+        "the prologue is as signed; there is no trailer, so a reader could have changed the body"
+    )  # fmt: skip
+    say(facts, f"{source}: from {header.sender}, {header.suite}: {covered}", as_json=as_json)
 
 
-def _policy_for(signature: str, recipient: RecipientKey) -> Policy:
-    """Return the level whose suite is made of these two keys' algorithms."""
-    for policy in POLICIES.values():
-        suite = policy.content_suite
-        if (suite.signature, suite.kem) == (find(signature).name, recipient.kem):
-            return policy
-    raise ConfigurationError(
-        f"no security level seals to a key of {recipient.kem} and signs with {signature}", reason="wrong_key"
-    )
+def _threshold(threshold: int, readers: int) -> int:
+    if threshold and not 2 <= threshold <= readers:  # noqa: PLR2004 -- one alone is no threshold
+        raise ConfigurationError(
+            f"--threshold {threshold}: at least 2, and at most the {readers} readers given by --to", reason="threshold"
+        )
+    return threshold
 
 
-def _named(path: Path, action: Callable[[], T]) -> T:
-    """Run ``action``; an error of it that does not name the file gets its name in front."""
-    try:
-        return action()
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such file", reason="no_file") from None
-    except PqflError as error:
-        if str(path) in str(error):
-            raise
-        raise type(error)(f"{path}: {error}", reason=error.reason) from error
-
-
-def _say(facts: Mapping[str, object], sentence: str, *, as_json: bool) -> None:
-    click.echo(json.dumps(facts) if as_json else sentence)
-
-
-COMMANDS = (key_group, seal, open_command)
+COMMANDS = (key_group, seal, open_command, verify)

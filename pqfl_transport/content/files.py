@@ -1,49 +1,46 @@
-"""Sealing and opening files of weights, `.npz` and `.safetensors`, with constant extra memory.
+"""Sealing, opening and verifying files of weights, with constant extra memory.
 
 Inside the envelope there is always the safetensors layout; the file's ending decides what is read and written. What
 is being written lies in a staging file beside the target, mode 0600, and appears under its name only when it is whole
 and verified.
 """
 
-import contextlib
 import os
 import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-import numpy as np
-from numpy.lib import format as npy
-
 from pqfl_transport.content.envelope import Prologue, PrologueReader, verify_prologue
 from pqfl_transport.content.header import Header
-from pqfl_transport.content.opening import Opener
+from pqfl_transport.content.keysource import KeySource, extra_material
+from pqfl_transport.content.opening import ContentKey, Opener
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import SLICE_BYTES, EnvelopeParameters, Sealer
-from pqfl_transport.content.tensors import (
-    DTYPES,
-    LENGTH_BYTES,
-    Array,
-    TensorEntry,
-    array_bytes,
-    dtype_name,
-    encode_header,
-    header_length,
-    parse,
-    parse_header,
-)
+from pqfl_transport.content.verifying import TrailerVerifier
+from pqfl_transport.content.weight_files import open_source, require_ending, require_layout, write_npz
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError
 from pqfl_transport.policy import Policy
 
-MAX_TENSOR_BYTES = 1 << 38
-_ENDINGS = (".npz", ".safetensors")
 # One slice, the chunk that was held back before it, and the tags of all its chunks.
 _BUFFER_BYTES = SLICE_BYTES + 4 * BODY_CHUNK_BYTES
-_NPY = ".npy"
+_PART = ".part"
+
+Unlock = Callable[[Prologue], ReceivingKey | ContentKey]
+"""Finds the key for an envelope once its prologue has been verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who has to have signed an envelope, as the reader knows it: nothing of this comes from the envelope."""
+
+    id: str
+    """SPIFFE ID."""
+    key: VerifyingKey
+    policy: Policy
 
 
 def seal_file(
@@ -59,9 +56,9 @@ def seal_file(
     Raises ``ConfigurationError`` naming the file: unknown ending, missing, not what its ending says, holding objects
     that would need pickle. ``target`` is replaced whole or left as it was.
     """
-    _require_ending(source)
-    with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(_open_source(source))
+    require_ending(source)
+    with ExitStack() as stack:
+        plain = stack.enter_context(open_source(source))
         output = stack.enter_context(staged(target))
         sealer = Sealer(parameters, plain.total_bytes, recipients, signing_key)
         output.write(sealer.prologue.raw)
@@ -73,42 +70,48 @@ def seal_file(
 
 
 def open_file(
-    source: Path, target: Path, *, receiving_key: ReceivingKey, sender: str, sender_key: VerifyingKey, policy: Policy
+    source: Path, target: Path, *, sender: Sender, unlock: Unlock, key_source: KeySource | None = None
 ) -> Header:
-    """Open ``source``, which ``sender`` (a SPIFFE ID) signed, into ``target``; return the header.
+    """Open ``source``, which ``sender`` signed, into ``target``; return the header.
 
     Nothing appears before everything has been verified. Raises ``ConfigurationError`` for the files,
     ``MessageError`` and ``PolicyError`` for the envelope (``wrong_sender`` where it names somebody else),
     ``PlatformError`` (``disk``) where the target cannot be written.
     """
-    _require_ending(target)
+    require_ending(target)
     with _envelope(source) as stream, staged(target) as output:
-        prologue, rest = _read_prologue(stream)
-        if prologue.header.sender != sender:
-            raise MessageError(f"the envelope says that it is from {prologue.header.sender}", reason="wrong_sender")
-        verify_prologue(prologue, sender_key=sender_key, policy=policy)
-        opener = Opener(prologue, receiving_key, sender_key=sender_key)
+        prologue, rest = _read_prologue(stream, sender)
+        extra = extra_material(prologue.header, key_source)
+        opener = Opener(prologue, unlock(prologue), sender_key=sender.key, extra=extra)
         if target.suffix == ".safetensors":
             _decrypt(opener, rest, stream, output)
-            _require_layout(output)
+            require_layout(output)
         else:
             with tempfile.TemporaryFile(dir=target.parent) as layout:
                 _decrypt(opener, rest, stream, layout)
-                _write_npz(layout, output)
+                write_npz(layout, output)
     return prologue.header
 
 
-def load_weights(source: Path) -> dict[str, Array]:
-    """Return all tensors of a plain ``.npz`` or ``.safetensors``. Raises ``ConfigurationError`` naming the file."""
-    _require_ending(source)
-    with _open_source(source) as plain:
-        layout = bytearray(plain.total_bytes)
-        at = 0
-        for piece in plain.pieces():
-            layout[at : at + len(piece)] = piece
-            at += len(piece)
-        arrays, _ = parse(layout)
-    return arrays if isinstance(arrays, dict) else {str(number): array for number, array in enumerate(arrays)}
+def verified_prologue(source: Path, sender: Sender) -> Prologue:
+    """Return the prologue of an envelope after verifying it; nothing behind it is read. Raises as `open_file`."""
+    with _envelope(source) as stream:
+        return _read_prologue(stream, sender)[0]
+
+
+def verify_file(source: Path, sender: Sender) -> Prologue:
+    """Verify prologue, length and trailer of an envelope; return the prologue. Needs no secret. Raises as `open_file`.
+
+    Without a trailer in the header the sender's signature covers the prologue alone, which the caller has to say.
+    """
+    with _envelope(source) as stream:
+        prologue, piece = _read_prologue(stream, sender)
+        verifier = TrailerVerifier(prologue, sender_key=sender.key)
+        while piece:
+            verifier.split(piece)
+            piece = stream.read(SLICE_BYTES)
+        verifier.finalize()
+    return prologue
 
 
 @contextmanager
@@ -140,128 +143,14 @@ def _envelope(source: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-@dataclass(frozen=True, slots=True)
-class _Plain:
-    """A source as the layout's bytes: how many, and in which pieces."""
-
-    total_bytes: int
-    header: bytes
-    tensors: Sequence["_Tensor"]
-
-    def pieces(self) -> Iterator[memoryview | bytes]:
-        yield from _sliced(memoryview(self.header))
-        for tensor in self.tensors:
-            yield from tensor.pieces()
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """The bytes of one stored array, or of a whole safetensors file's data, read when they are wanted."""
-
-    stream: IO[bytes]
-    size_bytes: int
-    label: str
-    reorder: "_Reorder | None" = None
-
-    def pieces(self) -> Iterator[memoryview | bytes]:
-        if self.reorder is not None:
-            yield from _sliced(self.reorder.read(self.stream, self.size_bytes, self.label))
-            return
-        left = self.size_bytes
-        while left:
-            piece = self.stream.read(min(left, SLICE_BYTES))
-            if not piece:
-                raise ConfigurationError(f"{self.label}: {left} bytes short", reason="truncated")
-            left -= len(piece)
-            yield piece
-
-
-@dataclass(frozen=True, slots=True)
-class _Reorder:
-    """An array stored in another order than the layout's: read whole, one at a time."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-    fortran_order: bool
-
-    def read(self, stream: IO[bytes], size_bytes: int, label: str) -> memoryview:
-        data = stream.read(size_bytes)
-        if len(data) != size_bytes:
-            raise ConfigurationError(f"{label}: {size_bytes - len(data)} bytes short", reason="truncated")
-        flat = np.frombuffer(data, self.dtype)
-        return array_bytes(flat.reshape(self.shape, order="F") if self.fortran_order else flat.reshape(self.shape))
-
-
-@contextmanager
-def _open_source(source: Path) -> Iterator[_Plain]:
-    try:
-        if source.suffix == ".safetensors":
-            with source.open("rb") as stream:
-                yield _safetensors(stream, source)
-        else:
-            with contextlib.ExitStack() as stack:
-                yield _npz(stack.enter_context(zipfile.ZipFile(source)), stack, source)
-    except FileNotFoundError:
-        raise ConfigurationError(f"{source}: no such file", reason="no_file") from None
-    except zipfile.BadZipFile as error:
-        raise ConfigurationError(f"{source}: not an .npz file: {error}", reason="malformed") from None
-    except MessageError as error:
-        raise ConfigurationError(f"{source}: {error}", reason=error.reason) from error
-
-
-def _safetensors(stream: BinaryIO, source: Path) -> _Plain:
-    size = source.stat().st_size
-    prefix = stream.read(LENGTH_BYTES)
-    header = stream.read(header_length(prefix))
-    data_bytes = size - LENGTH_BYTES - len(header)
-    parse_header(header, data_bytes)
-    return _Plain(size, prefix + header, (_Tensor(stream, data_bytes, str(source)),))
-
-
-def _npz(archive: zipfile.ZipFile, stack: contextlib.ExitStack, source: Path) -> _Plain:
-    header: dict[str, object] = {"__metadata__": {"pqfl.container": "mapping"}}
-    tensors = []
-    at = 0
-    for info in archive.infolist():
-        name = info.filename.removesuffix(_NPY)
-        label = f"{source}: {info.filename}"
-        if name in header or not info.filename.endswith(_NPY):
-            raise ConfigurationError(f"{label}: not an array, or twice", reason="malformed")
-        stream = stack.enter_context(archive.open(info))
-        shape, fortran_order, dtype = _read_npy_header(stream, label)
-        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if size > MAX_TENSOR_BYTES:
-            raise ConfigurationError(f"{label}: claims {size} bytes", reason="too_large")
-        try:
-            word = dtype_name(np.empty(0, dtype), name)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{label}: {error}", reason=error.reason) from error
-        # Only the orders that differ from the layout's need the array in memory.
-        reorder = _Reorder(shape, dtype, fortran_order) if fortran_order or dtype != DTYPES[word] else None
-        header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [at, at + size]}
-        tensors.append(_Tensor(stream, size, label, reorder))
-        at += size
-    encoded = encode_header(header)
-    return _Plain(len(encoded) + at, encoded, tensors)
-
-
-def _read_npy_header(stream: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
-    try:
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran_order, dtype = read(stream)
-    except ValueError as error:
-        raise ConfigurationError(f"{label}: not a NumPy array: {error}", reason="malformed") from None
-    if dtype.hasobject:
-        raise ConfigurationError(f"{label}: holds Python objects, which need pickle and are refused", reason="pickle")
-    return shape, fortran_order, dtype
-
-
-def _read_prologue(stream: BinaryIO) -> tuple[Prologue, bytes]:
+def _read_prologue(stream: BinaryIO, sender: Sender) -> tuple[Prologue, bytes]:
     reader = PrologueReader()
     while piece := stream.read(64 * 1024):
         prologue = reader.feed(piece)
         if prologue is not None:
+            if prologue.header.sender != sender.id:
+                raise MessageError(f"the envelope says that it is from {prologue.header.sender}", reason="wrong_sender")
+            verify_prologue(prologue, sender_key=sender.key, policy=sender.policy)
             return prologue, reader.rest
     reader.finish()
     raise MessageError("the envelope is empty", reason="truncated")
@@ -274,39 +163,3 @@ def _decrypt(opener: Opener, rest: bytes, stream: BinaryIO, output: IO[bytes]) -
         output.write(buffer[: opener.update_into(piece, buffer)])
         piece = stream.read(SLICE_BYTES)
     output.write(opener.finalize())
-
-
-def _read_layout(layout: IO[bytes]) -> tuple[list[TensorEntry], int]:
-    size = layout.seek(0, os.SEEK_END)
-    layout.seek(0)
-    length = header_length(layout.read(LENGTH_BYTES))
-    header = layout.read(length)
-    entries, _ = parse_header(header, size - LENGTH_BYTES - len(header))
-    return entries, LENGTH_BYTES + length
-
-
-def _require_layout(layout: IO[bytes]) -> None:
-    _read_layout(layout)
-    layout.seek(0, os.SEEK_END)
-
-
-def _write_npz(layout: IO[bytes], output: BinaryIO) -> None:
-    entries, begin = _read_layout(layout)
-    layout.seek(begin)
-    with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:
-        for entry in entries:
-            facts = {"descr": npy.dtype_to_descr(entry.numpy_dtype), "fortran_order": False, "shape": entry.shape}
-            with archive.open(entry.name + _NPY, "w", force_zip64=True) as member:
-                npy.write_array_header_1_0(member, facts)
-                for piece in _Tensor(layout, entry.end - entry.begin, entry.name).pieces():
-                    member.write(piece)
-
-
-def _sliced(data: memoryview) -> Iterator[memoryview]:
-    for start in range(0, len(data), SLICE_BYTES):
-        yield data[start : start + SLICE_BYTES]
-
-
-def _require_ending(path: Path) -> None:
-    if path.suffix not in _ENDINGS:
-        raise ConfigurationError(f"{path}: a file of weights ends in {' or '.join(_ENDINGS)}", reason="unknown_ending")

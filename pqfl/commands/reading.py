@@ -1,0 +1,73 @@
+"""What the commands on envelopes share: keys and certificates from files, errors that name the file, the output."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from pqfl_transport.algorithms import find
+from pqfl_transport.content.files import Sender
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
+from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.keystore import SigningCertificate
+from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.policy import POLICIES, Policy
+
+T = TypeVar("T")
+
+PATH = click.Path(path_type=Path)
+
+
+def load_recipient(path: Path) -> RecipientKey:
+    """Load a public receiving key."""
+    return named(path, lambda: RecipientKey.from_pem(keystore.read_public(path)))
+
+
+def load_receiving_key(path: Path) -> ReceivingKey:
+    """Load a private receiving key."""
+    return named(path, lambda: ReceivingKey.from_pem(keystore.read_secret(path)))
+
+
+def load_signer(path: Path) -> SigningCertificate:
+    """Load somebody's signing certificate whatever its dates: what was signed in time is opened years later."""
+    certificate = named(path, lambda: chain.load_certificates(keystore.read_public(path)))[0]
+    named(path, lambda: chain.require_usage(certificate, Usage.SIGNING))
+    key = named(path, lambda: chain.verifying_key(certificate))
+    return SigningCertificate(named(path, lambda: chain.spiffe_id(certificate)), key, certificate)
+
+
+def sender_of(path: Path, reader: RecipientKey | None = None) -> Sender:
+    """Return whom envelopes have to be from, under the policy that his key and the reader's belong to."""
+    signer = load_signer(path)
+    return Sender(str(signer.id), signer.key, policy_for(signer.key.algorithm, None if reader is None else reader.kem))
+
+
+def policy_for(signature: str, kem: str | None) -> Policy:
+    """Return the level whose suites sign with this algorithm, and seal to keys of this KEM where one is given."""
+    for policy in POLICIES.values():
+        suite = policy.content_suite
+        if suite.signature == find(signature).name and kem in {None, suite.kem}:
+            return policy
+    raise ConfigurationError(
+        f"no security level seals to a key of {kem} and signs with {signature}", reason="wrong_key"
+    )
+
+
+def named(path: Path, action: Callable[[], T]) -> T:
+    """Run ``action``; an error of it that does not name the file gets its name in front."""
+    try:
+        return action()
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file", reason="no_file") from None
+    except PqflError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}", reason=error.reason) from error
+
+
+def say(facts: Mapping[str, object], sentence: str, *, as_json: bool) -> None:
+    """Print the facts for a program or the sentence for a person."""
+    click.echo(json.dumps(facts) if as_json else sentence)

@@ -1,0 +1,157 @@
+"""`pqfl share-open` and `pqfl combine`: opening what only several trustees together may open."""
+
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pqfl.commands.reading import (
+    PATH,
+    load_receiving_key,
+    load_recipient,
+    load_signer,
+    named,
+    say,
+    sender_of,
+)
+from pqfl_transport.content.envelope import Prologue
+from pqfl_transport.content.files import Sender, open_file, verified_prologue
+from pqfl_transport.content.opening import ContentKey
+from pqfl_transport.content.shares import (
+    MAX_CONTRIBUTION_BYTES,
+    Combined,
+    Contribution,
+    KeyLookup,
+    combine,
+    contribute,
+)
+from pqfl_transport.crypto.pyca import VerifyingKey
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.profiles import Usage
+
+
+@click.command("share-open", short_help="Contribute to opening a file that needs several.")
+@click.option("--key", "key_path", required=True, type=PATH, help="Your private receiving key.")
+@click.option("--identity", required=True, type=PATH, help="Folder with your signing.pem and signing.key.")
+@click.option("--for", "combiner_path", required=True, type=PATH, help="Public receiving key of who combines.")
+@click.option("--from", "sender_path", required=True, type=PATH, help="signing.pem of the file's sender.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="SHARE", type=PATH)
+def share_open(
+    key_path: Path, identity: Path, combiner_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path
+) -> None:
+    """Write your contribution to opening IN: signed by you, sealed to who combines, good for this file alone."""
+    key, combiner = load_receiving_key(key_path), load_recipient(combiner_path)
+    trustee = keystore.load_signing_identity(identity)
+    prologue = named(source, lambda: verified_prologue(source, sender_of(sender_path, key.public)))
+    contribution = named(
+        source,
+        lambda: contribute(
+            prologue, key, combiner, trustee=str(trustee.id), signing_key=trustee.key,
+            certificate=trustee.certificate.public_bytes(Encoding.DER),
+        ),
+    )  # fmt: skip
+    keystore.write_public(target, contribution, overwrite=False)
+    header = prologue.header
+    facts = {
+        "share": str(target), "trustee": str(trustee.id), "index": header.recipients.index(key.fingerprint) + 1,
+        "for": combiner.fingerprint.hex(), "envelope": header.envelope_id.hex(), "threshold": header.threshold,
+    }  # fmt: skip
+    say(
+        facts,
+        f"{target}: contribution of {trustee.id}; {header.threshold} of {len(header.recipients)} open {source}",
+        as_json=as_json,
+    )
+
+
+@click.command("combine", short_help="Open a file from the contributions of several.")
+@click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key that they were sealed to.")
+@click.option("--from", "sender_path", required=True, type=PATH, help="signing.pem of the file's sender.")
+@click.option("--share", "shares", required=True, multiple=True, type=PATH, help="A contribution; repeatable.")
+@click.option("--trustee", "trustees", multiple=True, type=PATH, help="A trustee's signing.pem; repeatable.")
+@click.option(
+    "--cacert",
+    type=PATH,
+    help="Trust anchors of the trustees' certificates; ca.pem beside --key where neither this nor --trustee is given.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+@click.argument("source", metavar="IN", type=PATH)
+@click.argument("target", metavar="OUT", type=PATH)
+def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
+    key_path: Path,
+    sender_path: Path,
+    shares: tuple[Path, ...],
+    trustees: tuple[Path, ...],
+    cacert: Path | None,
+    as_json: bool,
+    source: Path,
+    target: Path,
+) -> None:
+    """Open IN into OUT (.npz or .safetensors) from the contributions of enough trustees.
+
+    A contribution that does not hold is left out, and its trustee named. Shares are held to the hashes that the sender
+    signed. Who contributed is proven by --trustee or --cacert, and only claimed where neither is at hand.
+    """
+    key = load_receiving_key(key_path)
+    sender = sender_of(sender_path, key.public)
+    if cacert is None and not trustees and (beside := key_path.parent / "ca.pem").exists():
+        cacert = beside
+    lookup = _lookup(trustees, cacert, sender)
+    contributions = [(str(path), keystore.read_public(path, max_bytes=MAX_CONTRIBUTION_BYTES)) for path in shares]
+    found: list[Combined] = []
+
+    def unlock(prologue: Prologue) -> ContentKey:
+        found.append(combine(prologue, contributions, key, lookup))
+        return found[0].key
+
+    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock))
+    proven = bool(cacert or trustees)
+    for one in found[0].refused:
+        claim = one.trustee if proven else f"{one.trustee}, as it claims"
+        click.echo(f"pqfl: {one.source} (of {claim}) was left out: {one.error}", err=True)
+    if not proven:
+        click.echo(
+            "pqfl: names of trustees are as they claim; give --cacert or --trustee to have them proven", err=True
+        )
+    facts = {
+        "file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes,
+        "trustees": list(found[0].trustees), "trustees_proven": proven,
+        "refused": [
+            {"share": one.source, "trustee": one.trustee, "reason": one.error.reason} for one in found[0].refused
+        ],
+    }  # fmt: skip
+    say(facts, f"{target}: signed by {header.sender}, opened by {', '.join(found[0].trustees)}", as_json=as_json)
+
+
+def _lookup(trustees: tuple[Path, ...], cacert: Path | None, sender: Sender) -> KeyLookup:
+    """Return how a trustee's key is found: among the given certificates, or through its chain to the anchors."""
+    pinned = {str(signer.id): signer.key for signer in (load_signer(path) for path in trustees)}
+    anchors = keystore.load_anchors(cacert) if cacert is not None else ()
+    verifier = chain.ChainVerifier(anchors, sender.policy)
+
+    def key_of(contribution: Contribution) -> VerifyingKey:
+        if contribution.trustee in pinned:
+            return pinned[contribution.trustee]
+        if pinned and cacert is None:
+            raise MessageError(f"{contribution.trustee} is none of the trustees given", reason="unknown_sender")
+        certificate = _certificate(contribution)
+        if cacert is not None:
+            # Its dates count as of its own beginning: a contribution may be combined after it has expired.
+            verifier.verify(certificate, usage=Usage.SIGNING, now=certificate.not_valid_before_utc)
+        else:
+            chain.require_usage(certificate, Usage.SIGNING)
+        if str(chain.spiffe_id(certificate)) != contribution.trustee:
+            raise MessageError("its certificate names somebody else", reason="wrong_sender")
+        return chain.verifying_key(certificate)
+
+    return key_of
+
+
+def _certificate(contribution: Contribution) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(contribution.certificate)
+    except ValueError as error:
+        raise ConfigurationError(f"its certificate cannot be read: {error}", reason="malformed") from error

@@ -1,0 +1,48 @@
+"""What the commands on envelopes share: files are named in errors, keys decide the policy."""
+
+from pathlib import Path
+
+import pytest
+
+from pqfl.commands.reading import load_receiving_key, load_signer, named, policy_for, sender_of
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import keystore
+from tests.support.pki import make_federation
+
+
+def test_an_error_names_its_file_once(tmp_path: Path) -> None:
+    """The file's name is put in front of an error that lacks it, and the class and reason stay."""
+
+    def fail(text: str) -> None:
+        raise MessageError(text, reason="because")
+
+    with pytest.raises(MessageError, match=r"^/x/y: broken$") as caught:
+        named(Path("/x/y"), lambda: fail("broken"))
+    assert caught.value.reason == "because"
+    with pytest.raises(MessageError, match=r"^in /x/y$"):
+        named(Path("/x/y"), lambda: fail("in /x/y"))
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load_receiving_key(tmp_path / "absent")
+
+
+def test_keys_decide_the_policy() -> None:
+    """A signature algorithm and a KEM name a level; two that do not go together are refused by name."""
+    assert policy_for("ML-DSA-65", "ML-KEM-768+X25519").level == "high"
+    assert policy_for("ML-DSA-87", "ML-KEM-1024").level == "cnsa2"
+    assert policy_for("ML-DSA-44", None).level == "standard"
+    with pytest.raises(ConfigurationError, match="ML-KEM-1024"):
+        policy_for("ML-DSA-44", "ML-KEM-1024")
+
+
+def test_a_sender_is_read_from_its_signing_certificate(tmp_path: Path) -> None:
+    """A TLS certificate is refused for it, and a damaged key is refused by its file."""
+    federation = make_federation(tmp_path, sites=("bank-a",))
+    site = federation.site("bank-a")
+    sender = sender_of(site / "signing.pem", ReceivingKey.generate("ML-KEM-768+X25519").public)
+    assert (sender.id, sender.policy.level) == (federation.site_uri("bank-a"), "high")
+    with pytest.raises(Exception, match=r"tls\.pem"):
+        load_signer(site / "tls.pem")
+    keystore.write_secret(tmp_path / "damaged", b"-----BEGIN NOTHING-----\n")
+    with pytest.raises(ConfigurationError, match="damaged"):
+        load_receiving_key(tmp_path / "damaged")
