@@ -10,16 +10,36 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from pqfl_transport.content.arrays import Array, as_array
+from pqfl_transport.content.dtypes import DTYPES, dtype_word, item_bytes, numpy_dtype
 from pqfl_transport.crypto.pyca import Buffer
 from pqfl_transport.errors import ConfigurationError, MessageError
 
-Array = npt.NDArray[Any]
+__all__ = [
+    "DTYPES",
+    "LENGTH_BYTES",
+    "MAX_HEADER_BYTES",
+    "SAMPLES",
+    "Array",
+    "TensorEntry",
+    "TensorLayout",
+    "Weights",
+    "allocate",
+    "array_bytes",
+    "dtype_name",
+    "encode_header",
+    "header_length",
+    "model_digest",
+    "named_arrays",
+    "parse",
+    "parse_header",
+    "schema",
+]
+
 Weights = Sequence[Array] | Mapping[str, Array]
 
 MAX_HEADER_BYTES = 16 << 20
@@ -29,27 +49,6 @@ LENGTH_BYTES = 8
 
 SAMPLES = "samples"
 """The metadata of an update that holds how many samples it was trained on."""
-
-DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
-    {
-        "BOOL": np.dtype("?"),
-        "U8": np.dtype("u1"),
-        "I8": np.dtype("i1"),
-        "U16": np.dtype("<u2"),
-        "I16": np.dtype("<i2"),
-        "F16": np.dtype("<f2"),
-        "U32": np.dtype("<u4"),
-        "I32": np.dtype("<i4"),
-        "F32": np.dtype("<f4"),
-        "U64": np.dtype("<u8"),
-        "I64": np.dtype("<i8"),
-        "F64": np.dtype("<f8"),
-        "C64": np.dtype("<c8"),
-    }
-)
-# NumPy has no such types of its own: files with them pass through as bytes, but do not become arrays.
-_BYTES_ONLY = MappingProxyType({"BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1})
-_NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 _METADATA = "__metadata__"
 _PREFIX = "pqfl."
@@ -69,13 +68,12 @@ class TensorEntry:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype of NumPy. Raises ``MessageError`` (``unsupported``) where NumPy has none."""
-        try:
-            return DTYPES[self.dtype]
-        except KeyError:
+        """NumPy's own dtype, which `.npy` has a name for. Raises ``MessageError`` (``unsupported``) for others."""
+        if self.dtype not in DTYPES:
             raise MessageError(
                 f"tensor {self.name!r} is of type {self.dtype}, which is no NumPy type", reason="unsupported"
-            ) from None
+            )
+        return DTYPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +88,17 @@ class TensorLayout:
     def of(cls, weights: Weights, metadata: Mapping[str, str] | None = None) -> "TensorLayout":
         """Lay out ``weights``; ``metadata`` are short facts that travel with them.
 
-        Raises ``ConfigurationError`` for a dtype that the layout has no name for (object arrays among them).
+        Raises ``ConfigurationError`` for a dtype that the layout has no name for (object arrays among them), and for
+        metadata called ``container``, which the layout itself holds.
         """
-        named = _named(weights)
+        named = named_arrays(weights)
         container = _MAPPING if isinstance(weights, Mapping) else _LIST
-        facts = {_CONTAINER: container} | {_PREFIX + key: value for key, value in (metadata or {}).items()}
+        facts = {_PREFIX + key: value for key, value in (metadata or {}).items()}
+        if _CONTAINER in facts:
+            raise ConfigurationError("metadata cannot be called 'container'", reason="unsupported")
+        if not all(_is_unicode(key + value) for key, value in facts.items()):
+            raise ConfigurationError("metadata hold half a character", reason="unsupported")
+        facts = {_CONTAINER: container} | facts
         return cls._of(named, {_METADATA: facts})
 
     @classmethod
@@ -117,13 +121,13 @@ class TensorLayout:
 
 def schema(weights: Weights) -> list[tuple[str, str, tuple[int, ...]]]:
     """Return name, dtype (as the layout spells it) and shape of every tensor, in order."""
-    return [(name, dtype_name(array, name), array.shape) for name, array in _named(weights).items()]
+    return [(name, dtype_name(array, name), array.shape) for name, array in named_arrays(weights).items()]
 
 
 def model_digest(weights: Weights) -> bytes:
     """Return SHA-256 over the layout without metadata, 32 bytes: the same model has the same digest everywhere."""
     digest = hashlib.sha256()
-    for buffer in TensorLayout._of(_named(weights), {}).buffers():  # noqa: SLF001 -- the same class, other metadata
+    for buffer in TensorLayout._of(named_arrays(weights), {}).buffers():  # noqa: SLF001 -- the same class, other metadata
         digest.update(buffer)
     return digest.digest()
 
@@ -159,7 +163,8 @@ def header_length(prefix: Buffer) -> int:
 def parse_header(header: bytes, data_bytes: int) -> tuple[list[TensorEntry], dict[str, str]]:
     """Parse the JSON header of a layout with ``data_bytes`` behind it; return entries by place, and the metadata."""
     try:
-        found = json.loads(header, object_pairs_hook=_without_repetition)
+        # Decoded here, since the parser would guess at UTF-16 and UTF-32 too.
+        found = json.loads(header.decode("utf-8"), object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"the header is not JSON: {error}") from None
     if not isinstance(found, dict) or len(found) > MAX_TENSORS + 1:
@@ -204,29 +209,27 @@ def array_bytes(array: Array) -> memoryview:
 
 def dtype_name(array: Array, name: str) -> str:
     """Return the layout's word for an array's dtype. Raises ``ConfigurationError`` naming the tensor."""
-    word = _NAMES.get(array.dtype.newbyteorder("<"))
-    if word is None:
-        raise ConfigurationError(
-            f"tensor {name!r} is of dtype {array.dtype}, which cannot be sent; known are {', '.join(DTYPES)}",
-            reason="unsupported",
-        )
-    return word
+    return dtype_word(array.dtype, name)
 
 
-def _named(weights: Weights) -> dict[str, Array]:
+def named_arrays(weights: Weights) -> dict[str, Array]:
+    """Return weights of either form as arrays by name; a list's names are its numbers.
+
+    Raises ``ConfigurationError`` (``unsupported``, ``too_large``) for names and tensors that cannot be sent.
+    """
     items = weights.items() if isinstance(weights, Mapping) else ((str(i), array) for i, array in enumerate(weights))
     named = {}
     for name, array in items:
-        if not isinstance(name, str) or name == _METADATA:
+        if not isinstance(name, str) or name == _METADATA or not _is_unicode(name):
             raise ConfigurationError(f"{name!r} cannot be the name of a tensor", reason="unsupported")
-        named[name] = np.asanyarray(array)
+        named[name] = as_array(array, name)
     if len(named) > MAX_TENSORS:
         raise ConfigurationError(f"{len(named)} tensors; {MAX_TENSORS} are allowed", reason="too_large")
     return named
 
 
 def _array(entry: TensorEntry, data: memoryview) -> Array:
-    array = np.frombuffer(data[entry.begin : entry.end], dtype=entry.numpy_dtype)
+    array = np.frombuffer(data[entry.begin : entry.end], dtype=numpy_dtype(entry.dtype, entry.name))
     return array.reshape(entry.shape)
 
 
@@ -236,20 +239,11 @@ def _entry(name: str, facts: object) -> TensorEntry:
     dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS or not _are_sizes(offsets) or len(offsets) != 2:  # noqa: PLR2004 -- begin and end
         raise _malformed(f"tensor {name!r} has a bad shape or bad offsets")
-    item_bytes = _item_bytes(name, dtype)
+    size_bytes = math.prod(shape) * item_bytes(dtype, name)
     begin, end = cast("list[int]", offsets)
-    if end - begin != math.prod(shape) * item_bytes:
+    if end - begin != size_bytes:
         raise _malformed(f"tensor {name!r} of shape {shape} does not take {end - begin} bytes")
     return TensorEntry(name, dtype, tuple(shape), begin, end)
-
-
-def _item_bytes(name: str, dtype: object) -> int:
-    if isinstance(dtype, str):
-        if dtype in DTYPES:
-            return DTYPES[dtype].itemsize
-        if dtype in _BYTES_ONLY:
-            return _BYTES_ONLY[dtype]
-    raise MessageError(f"tensor {name!r} is of an unknown type {dtype!r}", reason="unsupported")
 
 
 def _are_sizes(values: object) -> bool:
@@ -267,7 +261,18 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice")
+    if not all(_is_unicode(name) for name in found):
+        raise ValueError("a name holds half a character")
     return found
+
+
+def _is_unicode(text: str) -> bool:
+    # Half of a surrogate pair is a string to Python and to JSON's escapes, and has no UTF-8.
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _malformed(what: str) -> MessageError:

@@ -1,6 +1,7 @@
 """Weights as bytes and back: every dtype and shape, the reference implementation's own files, nothing odd."""
 
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pqfl_transport.content.dtypes import EXTENSION_NAMES, extension_dtype
 from pqfl_transport.content.tensors import (
     DTYPES,
     LENGTH_BYTES,
@@ -202,15 +204,76 @@ def test_anything_but_a_complete_gapless_layout_is_refused(header: Any, data: by
         parse(layout(header, data))
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
-def test_types_that_numpy_lacks_are_refused_as_arrays(dtype: str) -> None:
-    """They may pass through as files, but are never misread as something else."""
+@pytest.mark.parametrize("dtype", sorted(EXTENSION_NAMES))
+def test_types_that_numpy_lacks_need_their_package(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ml_dtypes they may pass through as files, but are never misread as something else."""
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     size = 2 if dtype == "BF16" else 1
     header = {"a": tensor(shape=(1,), dtype=dtype, offsets=(0, size))}
-    assert parse_header(json.dumps(header).encode(), size)[0][0].dtype == dtype
-    with pytest.raises(MessageError) as caught:
+    (entry,), _ = parse_header(json.dumps(header).encode(), size)
+    assert entry.dtype == dtype
+    with pytest.raises(MessageError, match=r"pqfl\[ml-dtypes\]") as caught:
         parse(layout(header, bytes(size)))
     assert caught.value.reason == "unsupported"
+    with pytest.raises(MessageError, match="no NumPy type"):
+        _ = entry.numpy_dtype
+
+
+@pytest.mark.parametrize("name", sorted(EXTENSION_NAMES.values()))
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3), (3, 0, 2)])
+def test_bfloat16_and_8_bit_floats_come_back(name: str, shape: tuple[int, ...]) -> None:
+    """Every bit pattern, any shape, strided and in Fortran order, and the reference implementation agrees."""
+    dtype = extension_dtype(name)
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 256, size=(*shape, dtype.itemsize), dtype=np.uint8)
+    array = bits.view(dtype).reshape(shape)
+    weights = {"c": array, "f": np.asfortranarray(array), "t": array.T, "r": array[::-1] if shape else array}
+    data = encode(weights)
+    found, _ = parse(data)
+    assert isinstance(found, dict)
+    assert all(same(found[key], weights[key]) for key in weights)
+    assert safetensors.deserialize(bytes(encode({"a": array})))[0][1]["dtype"] == schema({"a": array})[0][1]
+
+
+def test_big_endian_bfloat16_is_turned() -> None:
+    """Extension types have a byte order too."""
+    bfloat16 = extension_dtype("bfloat16")
+    array = np.arange(3).astype(bfloat16)
+    turned = array.astype(bfloat16.newbyteorder(">"))
+    assert encode({"a": turned}) == encode({"a": array})
+
+
+def test_plain_bytes_of_the_same_size_are_not_taken_for_bfloat16() -> None:
+    """NumPy's opaque two-byte items have no meaning, and get none."""
+    with pytest.raises(ConfigurationError):
+        TensorLayout.of({"a": np.zeros(2, "V2")})
+
+
+def test_names_that_look_alike_stay_apart() -> None:
+    """Composed and decomposed characters, and scripts of the world, are names as they are."""
+    names = ["caf\u00e9", "cafe\u0301", "重み", "вес", "وزن", "🧠", "a/b.c", "\x00", ""]
+    weights = {name: np.array([number]) for number, name in enumerate(names)}
+    found, _ = parse(encode(weights))
+    assert isinstance(found, dict)
+    assert [(name, int(found[name][0])) for name in found] == [(name, number) for number, name in enumerate(names)]
+
+
+def test_half_a_character_is_refused_on_either_side() -> None:
+    """A lone surrogate has no UTF-8, so it is neither sent nor taken; nor is a header in UTF-16."""
+    with pytest.raises(ConfigurationError):
+        TensorLayout.of({"\ud800": np.zeros(1)})
+    with pytest.raises(ConfigurationError):
+        TensorLayout.of({"a": np.zeros(1)}, {"note": "\udfff"})
+    with pytest.raises(MessageError):
+        parse(layout({"\ud800": tensor()}, b"xy"))
+    with pytest.raises(MessageError):
+        parse(layout(json.dumps({"a": tensor()}).encode("utf-16"), b"xy"))
+
+
+def test_metadata_cannot_change_the_container() -> None:
+    """The layout's own fact is not the caller's to set."""
+    with pytest.raises(ConfigurationError):
+        TensorLayout.of([np.zeros(1)], {"container": "mapping"})
 
 
 def test_a_list_has_its_numbers_for_names() -> None:
