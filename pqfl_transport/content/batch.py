@@ -65,7 +65,8 @@ class BatchSealer:
     """A set of workers that seal for one sender and one set of recipients; a context manager.
 
     ``workers`` is how many, as many as there are processors unless given. ``kind`` is chosen by the number of
-    recipients unless given. Raises ``ConfigurationError`` (``bad_workers``) for less than one worker or an empty batch size.
+    recipients unless given. Raises ``ConfigurationError`` (``bad_workers``) for less than one worker or an empty
+    batch size.
     """
 
     def __init__(

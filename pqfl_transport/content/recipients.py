@@ -3,7 +3,7 @@
 Both are stored as a PEM block around a small versioned structure::
 
     LP("pqfl-receiving/v1", "public", name of the KEM, raw public key)
-    LP("pqfl-receiving/v1", "private", name of the KEM, seed, fingerprint)
+    LP("pqfl-receiving/v1", "private", name of the KEM, seed or what is stored instead, fingerprint)
 
 The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. Only
 rows that resist quantum computers make receiving keys, so a classical recipient cannot be mixed in anywhere.
@@ -16,13 +16,14 @@ import secrets
 from collections.abc import Callable
 from typing import Self
 
-from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.content.header import split_items
 from pqfl_transport.crypto.contexts import Label, length_prefixed
-from pqfl_transport.crypto.pyca import WRAP_AEAD, DecapsulationKey, EncapsulationKey
+from pqfl_transport.crypto.kems import Decapsulation, Encapsulation, decapsulation_key, encapsulation_key, generate
+from pqfl_transport.crypto.pyca import WRAP_AEAD
 from pqfl_transport.errors import ConfigurationError, MessageError
 
-MAX_PEM_BYTES = 16 * 1024
+MAX_PEM_BYTES = 4 << 20
+"""Room for the largest keys of code-based families; those of the usual rows take two kilobytes."""
 
 _VERSION = b"pqfl-receiving/v1"
 _PUBLIC = b"public"
@@ -37,7 +38,7 @@ class RecipientKey:
 
     __slots__ = ("_key", "fingerprint", "kem")
 
-    def __init__(self, key: EncapsulationKey) -> None:
+    def __init__(self, key: Encapsulation) -> None:
         self._key = key
         self.kem = key.kem
         self.fingerprint = _fingerprint(key)
@@ -46,7 +47,7 @@ class RecipientKey:
     def from_bytes(cls, data: bytes) -> Self:
         """Parse the structure without its PEM armour. Raises ``ConfigurationError`` saying what is wrong with it."""
         kem, raw = _parse(data, _PUBLIC, items=2)
-        return cls(EncapsulationKey(_kem_name(kem), raw))
+        return cls(encapsulation_key(_kem_name(kem), raw))
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
@@ -77,23 +78,20 @@ class ReceivingKey:
 
     __slots__ = ("_key", "public")
 
-    def __init__(self, key: DecapsulationKey) -> None:
+    def __init__(self, key: Decapsulation) -> None:
         self._key = key
         self.public = RecipientKey(key.public)
 
     @classmethod
     def generate(cls, kem: str, *, random: Callable[[int], bytes] = secrets.token_bytes) -> Self:
         """Make a new key of the named KEM row; ``random`` is replaced in tests only."""
-        row = find(kem, Kind.KEM)
-        if row.seed_bytes is None:
-            raise ConfigurationError(f"{row.name} has no seed form and makes no receiving key", reason="bad_key")
-        return cls(DecapsulationKey(row.name, random(row.seed_bytes)))
+        return cls(generate(kem, random=random))
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
         """Parse a ``PQFL RECEIVING PRIVATE KEY`` block. Raises ``ConfigurationError``."""
         kem, seed, fingerprint = _parse(_from_pem(pem, _PRIVATE_LABEL), _PRIVATE, items=3)
-        key = cls(DecapsulationKey(_kem_name(kem), seed))
+        key = cls(decapsulation_key(_kem_name(kem), seed))
         if key.fingerprint != fingerprint:
             raise ConfigurationError("the receiving key is damaged: its fingerprint does not fit", reason="bad_key")
         return key
@@ -111,7 +109,7 @@ class ReceivingKey:
     def to_pem(self) -> bytes:
         """Serialise as a ``PQFL RECEIVING PRIVATE KEY`` block: a secret, for a file of mode 0600."""
         kem = self.kem.encode("ascii")
-        data = length_prefixed(_VERSION, _PRIVATE, kem, self._key.seed, self.fingerprint)
+        data = length_prefixed(_VERSION, _PRIVATE, kem, self._key.stored, self.fingerprint)
         return _to_pem(data, _PRIVATE_LABEL)
 
     def unwrap(self, wrapped: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
@@ -124,11 +122,11 @@ def _wrap_info(label: Label, binding: bytes, fingerprint: bytes) -> bytes:
     return hashlib.sha512(length_prefixed(label.value, binding, fingerprint)).digest()
 
 
-def _fingerprint(key: EncapsulationKey) -> bytes:
+def _fingerprint(key: Encapsulation) -> bytes:
     return hashlib.sha256(_public_structure(key)).digest()
 
 
-def _public_structure(key: EncapsulationKey) -> bytes:
+def _public_structure(key: Encapsulation) -> bytes:
     return length_prefixed(_VERSION, _PUBLIC, key.kem.encode("ascii"), key.raw)
 
 

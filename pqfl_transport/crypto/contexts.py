@@ -27,6 +27,7 @@ class Label(bytes, Enum):
     WRAP = DOMAIN + b"wrap"
     BODY = DOMAIN + b"body"
     SHARE = DOMAIN + b"share"
+    COMBINE = DOMAIN + b"combine"
     SHARE_WRAP = DOMAIN + b"share-wrap"
 
 

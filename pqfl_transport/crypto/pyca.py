@@ -227,6 +227,11 @@ class DecapsulationKey:
             raise ConfigurationError(f"the seed makes no key of {row.name}: {error}", reason="bad_key") from error
         self.public = EncapsulationKey(self.kem, raw)
 
+    @property
+    def stored(self) -> bytes:
+        """What is kept of the key: its seed."""
+        return self.seed
+
     def unwrap(self, wrapped: bytes, info: bytes, *, aead: str = WRAP_AEAD) -> bytes:
         """Open an HPKE message (RFC 9180 §6.1, base mode). Raises ``MessageError``; ML-KEM rejects implicitly."""
         try:
