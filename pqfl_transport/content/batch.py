@@ -6,7 +6,6 @@ cost, and the work goes to processes, a batch at a time, each of which is starte
 than one batch for each worker and one more are under way, so an iterator of any length passes with constant memory.
 """
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
@@ -90,6 +91,8 @@ class BatchSealer:
         self._batch_size = batch_size
         self._keys = _Keys(tuple(recipients), parameters, signing_key)
         self._executor: Executor | None = None
+        self._context: _Context | None = None
+        self._is_broken = False
 
     def __enter__(self) -> Self:
         self._executor = self._start()
@@ -98,9 +101,7 @@ class BatchSealer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-            self._executor = None
+        self._stop()
 
     def seal(self, updates: Iterable[Weights | Job]) -> Iterator[Sealed]:
         """Seal each update; yield the outcomes in the order of the input, as they are ready.
@@ -128,17 +129,26 @@ class BatchSealer:
         facts = _Facts(
             tuple(recipient.to_bytes() for recipient in keys.recipients), keys.parameters, keys.signing_key.to_pem()
         )
-        # A forked copy of a process with threads may hang, so workers begin empty and get the keys through a pipe.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin, initargs=(facts,))
+        self._context = _Context()
+        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(facts,))
+
+    def _stop(self) -> None:
+        # A broken pool waits for a worker that it was just starting and forgot, so its workers are ended first.
+        if self._is_broken and self._context is not None:
+            self._context.end()
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+        self._executor, self._context, self._is_broken = None, None, False
 
     def _submit(self, first: int, jobs: list[Job]) -> "_Pending":
         assert self._executor is not None  # noqa: S101 -- `seal` has checked
         work: Callable[..., list[Any]] = _seal_in_process if self.kind is Workers.PROCESSES else self._keys.seal
         try:
             return _Pending(first, len(jobs), self._executor.submit(work, first, jobs))
-        except BrokenProcessPool:
-            self._executor.shutdown(wait=False)
+        except (BrokenProcessPool, OSError, ValueError):
+            # A pool that is just breaking may fail to start one more worker, on pipes that it has closed already.
+            self._is_broken = True
+            self._stop()
             self._executor = self._start()
             return _Pending(first, len(jobs), self._executor.submit(work, first, jobs))
 
@@ -146,6 +156,7 @@ class BatchSealer:
         try:
             found = pending.future.result()
         except BrokenProcessPool:
+            self._is_broken = True
             numbers = range(pending.first, pending.first + pending.count)
             return [
                 Sealed(number, error=PlatformError(f"the process sealing update {number} died", reason="worker_died"))
@@ -166,6 +177,29 @@ def seal_many(
     """Seal all updates and return the outcomes in order: `BatchSealer` for one call."""
     with BatchSealer(recipients, parameters, signing_key, workers=workers, batch_size=batch_size) as sealer:
         return list(sealer.seal(updates))
+
+
+class _Context(SpawnContext):
+    """Remembers the processes of one pool: a pool that breaks may forget one that it was just starting.
+
+    A forked copy of a process with threads may hang, so workers begin empty and get the keys through a pipe.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started: list[BaseProcess] = []
+
+    def Process(self, *words: Any, **options: Any) -> Any:  # type: ignore[override]  # noqa: N802 -- the base's name
+        process = SpawnProcess(*words, **options)
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End every process that is left."""
+        for process in self._started:
+            if process.is_alive():
+                process.terminate()
+            process.join()
 
 
 @dataclass(frozen=True, slots=True)
