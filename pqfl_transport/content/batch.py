@@ -7,15 +7,18 @@ than one batch for each worker and one more are under way, so an iterator of any
 """
 
 import os
+import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
-from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.process import BaseProcess
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -90,18 +93,23 @@ class BatchSealer:
         self.workers = count
         self._batch_size = batch_size
         self._keys = _Keys(tuple(recipients), parameters, signing_key)
-        self._executor: Executor | None = None
-        self._context: _Context | None = None
-        self._is_broken = False
+        self._executor: ThreadPoolExecutor | None = None
+        self._processes: _Processes | None = None
 
     def __enter__(self) -> Self:
-        self._executor = self._start()
+        self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="pqfl-seal")
+        if self.kind is Workers.PROCESSES:
+            self._processes = _Processes(self._keys, self.workers)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
+        self._executor = self._processes = None
 
     def seal(self, updates: Iterable[Weights | Job]) -> Iterator[Sealed]:
         """Seal each update; yield the outcomes in the order of the input, as they are ready.
@@ -110,59 +118,18 @@ class BatchSealer:
         """
         if self._executor is None:
             raise ConfigurationError("use the sealer as a context manager: `with BatchSealer(…) as sealer`")
-        pending: deque[_Pending] = deque()
+        pending: deque[Future[list[Sealed]]] = deque()
+        work = self._keys.seal if self._processes is None else self._processes.seal
         for first, jobs in _numbered(updates, self._size()):
-            pending.append(self._submit(first, jobs))
+            pending.append(self._executor.submit(work, first, jobs))
             if len(pending) > self.workers:
-                yield from self._outcomes(pending.popleft())
+                yield from pending.popleft().result()
         while pending:
-            yield from self._outcomes(pending.popleft())
+            yield from pending.popleft().result()
 
     def _size(self) -> int:
         # A thread takes one update at a time; a process takes so many at once that handing them over costs little.
         return 1 if self.kind is Workers.THREADS else max(1, self._batch_size // self.workers)
-
-    def _start(self) -> Executor:
-        if self.kind is Workers.THREADS:
-            return ThreadPoolExecutor(self.workers, thread_name_prefix="pqfl-seal")
-        keys = self._keys
-        facts = _Facts(
-            tuple(recipient.to_bytes() for recipient in keys.recipients), keys.parameters, keys.signing_key.to_pem()
-        )
-        self._context = _Context()
-        return ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin, initargs=(facts,))
-
-    def _stop(self) -> None:
-        # A broken pool waits for a worker that it was just starting and forgot, so its workers are ended first.
-        if self._is_broken and self._context is not None:
-            self._context.end()
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-        self._executor, self._context, self._is_broken = None, None, False
-
-    def _submit(self, first: int, jobs: list[Job]) -> "_Pending":
-        assert self._executor is not None  # noqa: S101 -- `seal` has checked
-        work: Callable[..., list[Any]] = _seal_in_process if self.kind is Workers.PROCESSES else self._keys.seal
-        try:
-            return _Pending(first, len(jobs), self._executor.submit(work, first, jobs))
-        except (BrokenProcessPool, OSError, ValueError):
-            # A pool that is just breaking may fail to start one more worker, on pipes that it has closed already.
-            self._is_broken = True
-            self._stop()
-            self._executor = self._start()
-            return _Pending(first, len(jobs), self._executor.submit(work, first, jobs))
-
-    def _outcomes(self, pending: "_Pending") -> list[Sealed]:
-        try:
-            found = pending.future.result()
-        except BrokenProcessPool:
-            self._is_broken = True
-            numbers = range(pending.first, pending.first + pending.count)
-            return [
-                Sealed(number, error=PlatformError(f"the process sealing update {number} died", reason="worker_died"))
-                for number in numbers
-            ]
-        return [one.restore() if isinstance(one, _Portable) else one for one in found]
 
 
 def seal_many(
@@ -177,29 +144,6 @@ def seal_many(
     """Seal all updates and return the outcomes in order: `BatchSealer` for one call."""
     with BatchSealer(recipients, parameters, signing_key, workers=workers, batch_size=batch_size) as sealer:
         return list(sealer.seal(updates))
-
-
-class _Context(SpawnContext):
-    """Remembers the processes of one pool: a pool that breaks may forget one that it was just starting.
-
-    A forked copy of a process with threads may hang, so workers begin empty and get the keys through a pipe.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._started: list[BaseProcess] = []
-
-    def Process(self, *words: Any, **options: Any) -> Any:  # type: ignore[override]  # noqa: N802 -- the base's name
-        process = SpawnProcess(*words, **options)
-        self._started.append(process)
-        return process
-
-    def end(self) -> None:
-        """End every process that is left."""
-        for process in self._started:
-            if process.is_alive():
-                process.terminate()
-            process.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +173,6 @@ class _Facts:
     signing_key: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    first: int
-    count: int
-    future: "Future[list[Sealed] | list[_Portable]]"
-
-
 def _numbered(updates: Iterable[Weights | Job], size: int) -> Iterator[tuple[int, list[Job]]]:
     """Yield pieces of the input of at most ``size`` updates, each with the number of its first."""
     iterator = iter(updates)
@@ -245,23 +182,84 @@ def _numbered(updates: Iterable[Weights | Job], size: int) -> Iterator[tuple[int
         first += len(piece)
 
 
-_worker: list[_Keys] = []
+class _Processes:
+    """So many worker processes at most, each behind a pipe that one thread at a time talks through."""
+
+    def __init__(self, keys: _Keys, count: int) -> None:
+        self._keys = keys
+        self._facts = _Facts(
+            tuple(recipient.to_bytes() for recipient in keys.recipients), keys.parameters, keys.signing_key.to_pem()
+        )
+        self._idle: SimpleQueue[_Process | None] = SimpleQueue()
+        for _ in range(count):
+            self._idle.put(None)
+        self._count = count
+
+    def seal(self, first: int, jobs: Sequence[Job]) -> list[Sealed]:
+        """Seal a batch in an idle process, which is started where there is none yet."""
+        process = self._idle.get()
+        try:
+            process = process or _Process(self._facts)
+            return [one.restore() for one in process.run(first, jobs)]
+        except (EOFError, OSError):
+            if process is not None:
+                process.end()
+            process = None
+            numbers = range(first, first + len(jobs))
+            return [
+                Sealed(number, error=PlatformError(f"the process sealing update {number} died", reason="worker_died"))
+                for number in numbers
+            ]
+        except (pickle.PicklingError, TypeError, AttributeError):
+            # What cannot be sent to another process is sealed here, or gets here the error that says why not.
+            return self._keys.seal(first, jobs)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End all processes; nothing may be under way."""
+        for _ in range(self._count):
+            process = self._idle.get()
+            if process is not None:
+                process.end()
 
 
-def _begin(facts: _Facts) -> None:
+class _Process:
+    """One worker process.
+
+    A forked copy of a process with threads may hang, so it begins empty and gets the keys through its pipe.
+    """
+
+    def __init__(self, facts: _Facts) -> None:
+        self._pipe, theirs = Pipe()
+        # A daemon: it never keeps this program from ending.
+        self._process = SpawnProcess(target=_work, args=(theirs,), daemon=True, name="pqfl-seal")
+        self._process.start()
+        theirs.close()
+        self._pipe.send(facts)
+
+    def run(self, first: int, jobs: Sequence[Job]) -> list["_Portable"]:
+        """Return the outcomes of a batch. Raises ``EOFError`` or ``OSError`` when the process is gone."""
+        self._pipe.send((first, jobs))
+        found: list[_Portable] = self._pipe.recv()
+        return found
+
+    def end(self) -> None:
+        """End the process and wait for it."""
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _work(pipe: "Connection[Any, Any]") -> None:
+    """Seal batches until the other end goes away: what a worker process runs."""
+    facts: _Facts = pipe.recv()
     recipients = tuple(RecipientKey.from_bytes(data) for data in facts.recipients)
-    _worker[:] = [_Keys(recipients, facts.parameters, SigningKey.from_pem(facts.signing_key))]
-
-
-def _seal_in_process(first: int, jobs: Sequence[Job]) -> list["_Portable"]:
-    return [
-        _Portable(one.index, None if one.envelope is None else bytes(one.envelope), _describe(one.error))
-        for one in _worker[0].seal(first, jobs)
-    ]
-
-
-def _describe(error: PqflError | None) -> "_Fault | None":
-    return None if error is None else (type(error), str(error), error.reason)
+    keys = _Keys(recipients, facts.parameters, SigningKey.from_pem(facts.signing_key))
+    with suppress(EOFError, OSError):
+        while True:
+            first, jobs = pipe.recv()
+            pipe.send([_Portable.of(one) for one in keys.seal(first, jobs)])
 
 
 _Fault = tuple[type[PqflError], str, str]
@@ -274,6 +272,13 @@ class _Portable:
     index: int
     envelope: bytes | None
     fault: _Fault | None
+
+    @classmethod
+    def of(cls, one: Sealed) -> Self:
+        envelope = None if one.envelope is None else bytes(one.envelope)
+        return cls(
+            one.index, envelope, None if one.error is None else (type(one.error), str(one.error), one.error.reason)
+        )
 
     def restore(self) -> Sealed:
         if self.fault is not None:

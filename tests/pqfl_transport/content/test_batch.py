@@ -92,10 +92,22 @@ def test_a_dead_worker_costs_its_batch_and_nothing_else() -> None:
         for child in psutil.Process().children():
             if "spawn_main" in " ".join(child.cmdline()):
                 os.kill(child.pid, signal.SIGKILL)
+                child.wait(30)
         found = list(batch.seal(update(number) for number in range(20)))
         assert [one.index for one in found] == list(range(20))
-        assert all(one.error is None or one.error.reason == "worker_died" for one in found)
+        assert {one.error.reason for one in found if one.error} == {"worker_died"}
+        assert 0 < sum(one.error is None for one in found) < 20
         assert all(one.error is None for one in batch.seal(update(number) for number in range(4)))
+
+
+def test_what_cannot_be_sent_to_a_process_gets_its_own_error() -> None:
+    """An update that no other process could read is refused here, like any other that cannot be sealed."""
+    strange: list[Any] = [{"w": np.array([lambda: None], dtype=object)}, update(1)]
+    with sealer(Workers.PROCESSES, batch_size=2) as batch:
+        bad, good = batch.seal(strange)
+    assert bad.error is not None
+    assert bad.error.reason == "unsupported"
+    assert good.error is None
 
 
 def test_many_recipients_mean_processes() -> None:
