@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from aggregator.rounds import Receipt, Round
 from pqfl_transport.aggregation.fedavg import Update, Weights, check_update
+from pqfl_transport.content.codecs import decode
 from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
 from pqfl_transport.content.opening import Opener
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.tensors import SAMPLES, allocate, parse
+from pqfl_transport.content.tensors import SAMPLES, allocate, parse, total_bytes
 from pqfl_transport.errors import MessageError, RoundError
 from pqfl_transport.pki.roster import Party, Roster
 from pqfl_transport.policy import Policy
@@ -73,7 +74,9 @@ class Intake:
         reservation = round_.reserve(prologue)
         try:
             plaintext = await self._open(prologue, rest, upload.body, sender, collecting.receiving_key)
-            update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, sender, collecting.base))
+            update = await _off_the_loop(
+                len(plaintext), lambda: _to_update(plaintext, prologue.header.codec, sender, collecting.base)
+            )
             # Waiting for the body took time: the sender may have been struck off, the deadline may have passed.
             self._roster.party(prologue.header.sender)
             return Accepted(round_.commit(reservation, update), update.samples, again=False)
@@ -131,8 +134,10 @@ async def _read_prologue(body: AsyncIterator[bytes]) -> tuple[Prologue, bytes]:
     raise MessageError("the envelope is empty", reason="truncated")
 
 
-def _to_update(plaintext: memoryview, sender: Party, base: Weights) -> Update:
-    delta, metadata = parse(plaintext)
+def _to_update(plaintext: memoryview, codec: str, sender: Party, base: Weights) -> Update:
+    encoded, metadata = parse(plaintext)
+    # What a codec expands to is no more than the model that the delta is added to.
+    delta = decode(encoded, metadata, codec, max_bytes=total_bytes(base))
     text = metadata.get(SAMPLES, "")
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_SAMPLES_DIGITS and int(text) > 0):
         raise RoundError(f"the update of {sender.id} gives no number of samples", reason="bad_samples")

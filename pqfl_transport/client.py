@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 from pqfl_transport.aggregation.fedavg import Weights
 from pqfl_transport.aggregation.round_document import RoundState
+from pqfl_transport.content.header import LOSSLESS
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
@@ -72,7 +73,8 @@ class FederatedClient:
     ``identity_dir`` holds ``signing.pem``, ``signing.key`` and ``receiving.key``; ``ca_path`` is its ``ca.pem`` unless
     given. ``aggregator`` is the SPIFFE ID of the aggregator, needed only where the roster lists several. With
     ``state_path`` the highest round and roster seen are remembered across restarts, so that nobody can lead this site
-    back to an earlier one; a new run of rounds then needs a new file.
+    back to an earlier one; a new run of rounds then needs a new file. ``codec`` makes updates smaller at the price of
+    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
@@ -90,6 +92,7 @@ class FederatedClient:
         ssl: ssl_module.SSLContext | None = None,
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         unsafe_url: bool = False,
+        codec: str = LOSSLESS,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
@@ -98,7 +101,7 @@ class FederatedClient:
         anchors = folder / "ca.pem" if ca_path is None else Path(ca_path)
         member = load_membership(folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster)
         key = _load_receiving_key(folder / "receiving.key")
-        self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round)
+        self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round, codec=codec)
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         self._base: tuple[int, Weights] | None = None
         self._submitted: set[bytes] = set()

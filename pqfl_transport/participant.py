@@ -13,6 +13,7 @@ import numpy as np
 from pqfl_transport.aggregation.fedavg import Weights, check_update, subtract
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, open_round_document
 from pqfl_transport.content.envelope import Prologue, decode_prologue
+from pqfl_transport.content.header import LOSSLESS
 from pqfl_transport.content.opening import open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
@@ -57,7 +58,13 @@ class Participant:
     """One site of a federation. Raises ``ConfigurationError`` where its keys are not those that the roster lists."""
 
     def __init__(
-        self, member: Membership, receiving_key: ReceivingKey, *, aggregator: str | None = None, seen_round: int = 0
+        self,
+        member: Membership,
+        receiving_key: ReceivingKey,
+        *,
+        aggregator: str | None = None,
+        seen_round: int = 0,
+        codec: str = LOSSLESS,
     ) -> None:
         if receiving_key.fingerprint != member.party.receiving_fingerprint:
             raise ConfigurationError(
@@ -68,6 +75,7 @@ class Participant:
         self.seen_round = seen_round
         """The highest round of a document accepted so far."""
         self._receiving_key = receiving_key
+        self._codec = codec
         self._aggregator = _aggregator(member, aggregator)
 
     def judge(self, data: bytes, nonce: str, now: float) -> RoundInfo:
@@ -136,6 +144,7 @@ class Participant:
             challenge=document.challenge,
             not_after=document.not_after,
             base_model_digest=document.model_digest,
+            codec=self._codec,
         )
         recipient = RecipientKey.from_bytes(document.receiving_key)
         envelope = seal_weights(delta, parameters, [recipient], identity.key, {SAMPLES: str(count)})

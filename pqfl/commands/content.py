@@ -6,6 +6,7 @@ import click
 
 from pqfl.commands.reading import PATH, load_receiving_key, load_recipient, named, policy_for, say, sender_of
 from pqfl_transport.content.files import open_file, seal_file, verify_file
+from pqfl_transport.content.header import CODECS, LOSSLESS
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError
@@ -42,14 +43,16 @@ def new_key(out: Path, level: str, as_json: bool) -> None:
 @click.option("--identity", required=True, type=PATH, help="Folder with signing.pem and signing.key.")
 @click.option("--threshold", type=int, default=0, metavar="T", help="Only T of the readers together can open.")
 @click.option("--trailer", is_flag=True, help="Sign the body too: evidence to third parties.")
+@click.option("--codec", type=click.Choice(CODECS), default=LOSSLESS, help="Smaller, with a bounded loss of precision.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
-def seal(
+def seal(  # noqa: PLR0913, PLR0917 -- one option each
     recipients: tuple[Path, ...],
     identity: Path,
     threshold: int,
     trailer: bool,
+    codec: str,
     as_json: bool,
     source: Path,
     target: Path,
@@ -68,6 +71,7 @@ def seal(
         sender=str(sender.id),
         direction="file",
         trailer=trailer,
+        codec=codec,
         threshold=_threshold(threshold, len(keys)),
     )
     header = seal_file(source, target, parameters=parameters, recipients=keys, signing_key=sender.key).header

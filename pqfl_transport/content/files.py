@@ -13,21 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from pqfl_transport.content.codecs import decode, encode, with_codec
 from pqfl_transport.content.envelope import Prologue, PrologueReader, verify_prologue
-from pqfl_transport.content.header import Header
+from pqfl_transport.content.header import LOSSLESS, Header
 from pqfl_transport.content.keysource import KeySource, extra_material
-from pqfl_transport.content.opening import ContentKey, Opener
+from pqfl_transport.content.opening import MAX_WEIGHTS_BYTES, ContentKey, Opener
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import SLICE_BYTES, EnvelopeParameters, Sealer
+from pqfl_transport.content.tensors import TensorLayout, parse
 from pqfl_transport.content.verifying import TrailerVerifier
-from pqfl_transport.content.weight_files import open_source, require_ending, require_layout, write_npz
+from pqfl_transport.content.weight_files import (
+    PlainWeights,
+    load_weights,
+    open_source,
+    require_ending,
+    require_layout,
+    write_npz,
+)
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError
 from pqfl_transport.policy import Policy
 
 # One slice, the chunk that was held back before it, and the tags of all its chunks.
 _BUFFER_BYTES = SLICE_BYTES + 4 * BODY_CHUNK_BYTES
-_PART = ".part"
 
 Unlock = Callable[[Prologue], ReceivingKey | ContentKey]
 """Finds the key for an envelope once its prologue has been verified."""
@@ -58,7 +66,7 @@ def seal_file(
     """
     require_ending(source)
     with ExitStack() as stack:
-        plain = stack.enter_context(open_source(source))
+        plain = stack.enter_context(_plain(source, parameters.codec))
         output = stack.enter_context(staged(target))
         sealer = Sealer(parameters, plain.total_bytes, recipients, signing_key)
         output.write(sealer.prologue.raw)
@@ -83,14 +91,40 @@ def open_file(
         prologue, rest = _read_prologue(stream, sender)
         extra = extra_material(prologue.header, key_source)
         opener = Opener(prologue, unlock(prologue), sender_key=sender.key, extra=extra)
-        if target.suffix == ".safetensors":
+        if target.suffix == ".safetensors" and prologue.header.codec == LOSSLESS:
             _decrypt(opener, rest, stream, output)
             require_layout(output)
         else:
             with tempfile.TemporaryFile(dir=target.parent) as layout:
                 _decrypt(opener, rest, stream, layout)
-                write_npz(layout, output)
+                _write(layout, output, prologue.header.codec, target.suffix)
     return prologue.header
+
+
+@contextmanager
+def _plain(source: Path, codec: str) -> Iterator[PlainWeights]:
+    if codec == LOSSLESS:
+        with open_source(source) as plain:
+            yield plain
+        return
+    # A codec looks at whole tensors, so the model is in memory here.
+    encoded, facts = encode(load_weights(source), codec)
+    yield PlainWeights.of(TensorLayout.of(encoded, with_codec({}, facts)))
+
+
+def _write(layout: IO[bytes], output: BinaryIO, codec: str, ending: str) -> None:
+    if codec == LOSSLESS:
+        write_npz(layout, output)
+        return
+    layout.seek(0)
+    weights, metadata = parse(bytearray(layout.read()))
+    decoded = TensorLayout.of(decode(weights, metadata, codec, max_bytes=MAX_WEIGHTS_BYTES))
+    if ending == ".safetensors":
+        output.writelines(decoded.buffers())
+        return
+    with tempfile.TemporaryFile() as plain:
+        plain.writelines(decoded.buffers())
+        write_npz(plain, output)
 
 
 def verified_prologue(source: Path, sender: Sender) -> Prologue:

@@ -25,6 +25,7 @@ SHARE_HASH_BYTES = 32
 DIRECTIONS = ("update", "model", "file")
 CODECS = ("safetensors", "safetensors+bf16", "safetensors+int8", "safetensors+topk")
 """What was done to the tensors before they were laid out; all but the first lose precision within documented bounds."""
+LOSSLESS = CODECS[0]
 
 _ITEMS = 16
 _TRAILER_FLAG = 1
@@ -58,7 +59,7 @@ class Header:
     base_model_digest: bytes
     """32 bytes, or empty."""
     plaintext_bytes: int
-    codec: str = "safetensors"
+    codec: str = LOSSLESS
     extra_key_ids: tuple[str, ...] = ()
     """Keys that both ends have from elsewhere (`content.keysource`), in the order in which they are mixed in."""
     threshold: int = 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pqfl_transport.algorithms import content_suite
+from pqfl_transport.content.codecs import decode, without_codec
 from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_prologue
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
 from pqfl_transport.content.keysource import KeySource, extra_material
@@ -20,6 +21,9 @@ from pqfl_transport.content.verifying import TrailerVerifier
 from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
 from pqfl_transport.errors import MessageError
 from pqfl_transport.policy import Policy
+
+MAX_WEIGHTS_BYTES = 1 << 38
+"""What a codec may expand to where the caller names no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ def open_weights(
     max_plaintext_bytes: int | None = None,
     key_source: KeySource | None = None,
 ) -> OpenedWeights:
-    """Open a whole envelope in memory. The arrays are views of one new buffer.
+    """Open a whole envelope in memory. The arrays are views of one new buffer, or new where a codec is undone.
 
     ``sender_key`` comes from the caller's registry. Raises ``PolicyError`` for a suite outside the policy and
     ``MessageError`` for everything else that does not hold, before any plaintext is returned.
@@ -110,7 +114,9 @@ def open_weights(
     last = opener.finalize()
     plaintext[at:] = last
     weights, metadata = parse(plaintext)
-    return OpenedWeights(header, weights, metadata)
+    most_bytes = MAX_WEIGHTS_BYTES if max_plaintext_bytes is None else max_plaintext_bytes
+    decoded = decode(weights, metadata, header.codec, max_bytes=most_bytes)
+    return OpenedWeights(header, decoded, without_codec(metadata))
 
 
 def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pqfl_transport.algorithms import ContentSuite, content_suite
+from pqfl_transport.content.codecs import encode, with_codec
 from pqfl_transport.content.envelope import Prologue, encode_prologue, envelope_bytes
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, ENVELOPE_ID_BYTES, Header, encode_header
 from pqfl_transport.content.keysource import ExtraKey
@@ -35,6 +36,7 @@ class EnvelopeParameters:
     trailer: bool = False
     """Asked for with one recipient; with several it is always there."""
     codec: str = "safetensors"
+    """What is done to the tensors first; all but the default lose precision within known bounds (`content.codecs`)."""
     threshold: int = 0
     """How many recipients have to open together; 0 where each opens alone."""
     extra_keys: tuple[ExtraKey, ...] = ()
@@ -122,7 +124,8 @@ def seal_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> memoryview:
     """Seal weights in memory; return the whole envelope, writable bytes. The only large allocation is the result."""
-    layout = TensorLayout.of(weights, metadata)
+    encoded, facts = encode(weights, parameters.codec)
+    layout = TensorLayout.of(encoded, with_codec(metadata or {}, facts))
     sealer = Sealer(parameters, layout.total_bytes, recipients, signing_key)
     envelope = allocate(envelope_bytes(sealer.prologue))
     at = len(sealer.prologue.raw)

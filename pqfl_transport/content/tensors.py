@@ -124,6 +124,11 @@ def schema(weights: Weights) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(name, dtype_name(array, name), array.shape) for name, array in named_arrays(weights).items()]
 
 
+def total_bytes(weights: Weights) -> int:
+    """Return what all tensors take, without names and shapes."""
+    return sum(array.nbytes for array in named_arrays(weights).values())
+
+
 def model_digest(weights: Weights) -> bytes:
     """Return SHA-256 over the layout without metadata, 32 bytes: the same model has the same digest everywhere."""
     digest = hashlib.sha256()

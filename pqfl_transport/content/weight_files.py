@@ -21,6 +21,7 @@ from pqfl_transport.content.tensors import (
     LENGTH_BYTES,
     Array,
     TensorEntry,
+    TensorLayout,
     array_bytes,
     dtype_name,
     encode_header,
@@ -54,7 +55,14 @@ class PlainWeights:
 
     total_bytes: int
     header: bytes
-    tensors: Sequence["_Tensor"]
+    tensors: Sequence["_Tensor | _Array"]
+
+    @classmethod
+    def of(cls, layout: TensorLayout) -> "PlainWeights":
+        """Return weights that are in memory already."""
+        return cls(
+            layout.total_bytes, layout.header_bytes, tuple(_Array(array_bytes(array)) for array in layout.arrays)
+        )
 
     def pieces(self) -> Iterator[memoryview | bytes]:
         """Yield the layout's bytes in order, in pieces of at most a slice."""
@@ -83,6 +91,16 @@ class _Tensor:
                 raise ConfigurationError(f"{self.label}: {left} bytes short", reason="truncated")
             left -= len(piece)
             yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """The bytes of one array in memory."""
+
+    data: memoryview
+
+    def pieces(self) -> Iterator[memoryview]:
+        return _sliced(self.data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ import safetensors.numpy
 
 from pqfl_transport.content import files
 from pqfl_transport.content.files import Sender, open_file, seal_file, staged
+from pqfl_transport.content.header import CODECS
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 from tests.support.envelopes import SENDER, make_keys
@@ -177,3 +179,16 @@ def test_a_staged_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), staged(tmp_path / "target") as output:
         interrupted(output)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("target", ["o.npz", "o.safetensors"])
+def test_a_codec_is_undone_in_both_kinds_of_file(tmp_path: Path, codec: str, target: str) -> None:
+    """What a codec made smaller comes out with its names, types and shapes."""
+    weights = {"w": np.linspace(-1, 1, 20_000, dtype=np.float32).reshape(100, 200), "n": np.arange(5)}
+    np.savez(tmp_path / "w.npz", **weights)
+    seal(tmp_path / "w.npz", tmp_path / "w.pqfl", parameters=replace(KEYS.parameters, codec=codec))
+    assert unseal(tmp_path / "w.pqfl", tmp_path / target).codec == codec
+    found = load_weights(tmp_path / target)
+    assert same(found["n"], weights["n"])
+    assert (found["w"].dtype, found["w"].shape) == (np.float32, (100, 200))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pqfl_transport.content.envelope import envelope_bytes
+from pqfl_transport.content.header import CODECS
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import Sealer, body_context, body_key, sign_trailer, trailer_hash
 from pqfl_transport.content.tensors import TensorLayout
@@ -134,3 +135,26 @@ def test_arrays_are_not_changed_by_sealing() -> None:
     array = np.arange(100_000, dtype=np.float64)
     KEYS.seal({"a": array})
     assert (array == np.arange(100_000)).all()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_codec_is_named_in_the_header_and_undone_by_the_reader(codec: str) -> None:
+    """Names, shapes and types come back under every codec; the metadata are the caller's alone."""
+    weights = {"w": np.linspace(-1, 1, 20_000, dtype=np.float32).reshape(100, 200), "n": np.arange(5)}
+    opened = KEYS.open(bytes(KEYS.seal(weights, metadata={"samples": "7"}, codec=codec)))
+    assert (opened.header.codec, opened.metadata) == (codec, {"samples": "7"})
+    assert isinstance(opened.weights, dict)
+    assert {name: (a.dtype, a.shape) for name, a in opened.weights.items()} == {
+        name: (a.dtype, a.shape) for name, a in weights.items()
+    }
+    assert np.array_equal(opened.weights["n"], weights["n"])
+    if codec != "safetensors+topk":
+        assert np.allclose(opened.weights["w"], weights["w"], atol=0.01)
+
+
+def test_what_a_codec_expands_to_is_capped() -> None:
+    """A small envelope that claims a large model is refused before memory is taken for it."""
+    envelope = bytes(KEYS.seal({"w": np.ones(1_000_000, np.float32)}, codec="safetensors+topk"))
+    with pytest.raises(MessageError) as caught:
+        KEYS.open(envelope, max_plaintext_bytes=200_000)
+    assert caught.value.reason == "too_large"
