@@ -1,0 +1,16 @@
+"""Which algorithms are allowed: explicit sets of names, the ones that are shipped, and what changes the choice."""
+
+from pqfl_transport.policy.named import DEFAULT_LEVEL, POLICIES, choose, for_level, for_name, leaf_algorithm
+from pqfl_transport.policy.sets import Classical, Policy, SecurityLevel
+
+__all__ = [
+    "DEFAULT_LEVEL",
+    "POLICIES",
+    "Classical",
+    "Policy",
+    "SecurityLevel",
+    "choose",
+    "for_level",
+    "for_name",
+    "leaf_algorithm",
+]
