@@ -74,9 +74,8 @@ class Intake:
         reservation = round_.reserve(prologue)
         try:
             plaintext = await self._open(prologue, rest, upload.body, sender, collecting.receiving_key)
-            update = await _off_the_loop(
-                len(plaintext), lambda: _to_update(plaintext, prologue.header.codec, sender, collecting.base)
-            )
+            codec, base = prologue.header.codec, collecting.base
+            update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, codec, sender, base))
             # Waiting for the body took time: the sender may have been struck off, the deadline may have passed.
             self._roster.party(prologue.header.sender)
             return Accepted(round_.commit(reservation, update), update.samples, again=False)
@@ -136,8 +135,8 @@ async def _read_prologue(body: AsyncIterator[bytes]) -> tuple[Prologue, bytes]:
 
 def _to_update(plaintext: memoryview, codec: str, sender: Party, base: Weights) -> Update:
     encoded, metadata = parse(plaintext)
-    # What a codec expands to is no more than the model that the delta is added to.
-    delta = decode(encoded, metadata, codec, max_bytes=total_bytes(base))
+    # A codec expands to no more than the model; twice that leaves it to the next check to name a wrong dtype.
+    delta = decode(encoded, metadata, codec, max_bytes=2 * total_bytes(base))
     text = metadata.get(SAMPLES, "")
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_SAMPLES_DIGITS and int(text) > 0):
         raise RoundError(f"the update of {sender.id} gives no number of samples", reason="bad_samples")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aggregator.intake import Accepted, Collecting, Intake, Upload
 from aggregator.rounds import MAX_RESERVATIONS, Move, Round, State, Terms
 from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.header import CODECS
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError
@@ -107,6 +108,32 @@ def test_garbage_under_a_copied_prologue_does_not_block_its_owner(federation: Fe
         assert caught.value.reason == "bad_body"
     assert open_round.round.updates == {}
     assert take(federation, good, open_round).samples == 7
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_codec_is_undone_before_the_delta_is_checked(federation: Federation, site: Membership, codec: str) -> None:
+    """An update in fewer bytes is held to the model's names, shapes and types like any other."""
+    open_round = collecting(federation)
+    assert take(federation, seal(site, codec=codec), open_round).samples == 7
+    update = open_round.round.updates[str(site.identity.id)]
+    assert isinstance(update.delta, dict)
+    assert {name: (a.dtype, a.shape) for name, a in update.delta.items()} == {
+        name: (a.dtype, a.shape) for name, a in MODEL.items()
+    }
+
+
+def test_a_small_update_cannot_expand_to_a_large_one(federation: Federation, site: Membership) -> None:
+    """What a codec expands to is held against the model before memory is taken for it."""
+    delta = {"w": np.ones(10_000_000, np.float32)}
+    with pytest.raises(MessageError) as caught:
+        take(federation, seal(site, delta, codec="safetensors+topk"), replace_limit(collecting(federation)))
+    assert caught.value.reason == "too_large"
+
+
+def replace_limit(open_round: Collecting) -> Collecting:
+    """Return the round with room for any plaintext, so that only the codec's limit is left."""
+    terms = replace(open_round.round.terms, max_plaintext_bytes=1 << 30)
+    return Collecting(Round(terms), open_round.receiving_key, open_round.base)
 
 
 @pytest.mark.parametrize("samples", ["", "0", "-1", "1.5", "1e3", "٣", "9" * 19, "1000001", " 1", "+1"])
