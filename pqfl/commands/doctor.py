@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pqfl_transport.algorithms import Kind
+from pqfl_transport.crypto import liboqs
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import PlatformError
 from pqfl_transport.policy import Policy, SecurityLevel, for_level
@@ -66,6 +67,7 @@ def examine() -> list[Finding]:
         _self_test(),
         *handshakes,
         *(_level(for_level(level), working) for level in SecurityLevel),
+        _liboqs(),
         *(_optional(module, gives, get) for module, gives, get in _OPTIONAL),
     ]
 
@@ -83,6 +85,14 @@ def _level(policy: Policy, working: set[str]) -> Finding:
 def _optional(module: str, gives: str, get: str) -> Finding:
     installed = find_spec(module) is not None
     return Finding("optional", module, installed, gives if installed else f"{gives}; get it with: {get}")
+
+
+def _liboqs() -> Finding:
+    gives = "families beyond OpenSSL's, see `pqfl algorithms`"
+    try:
+        return Finding("optional", "liboqs", works=True, remark=f"{liboqs.liboqs_version()}: {gives}")
+    except PlatformError as error:
+        return Finding("optional", "liboqs", works=False, remark=str(error))
 
 
 def _self_test() -> Finding:

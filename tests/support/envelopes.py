@@ -24,12 +24,14 @@ WEIGHTS: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one level: a sender's, a recipient's, another recipient's."""
+    """The keys of one level: a sender's, a recipient's, another recipient's, a combiner's."""
 
     policy: Policy
     signing: SigningKey
     receiving: ReceivingKey
     other: ReceivingKey
+    combiner: ReceivingKey
+    """Of who opens with the contributions of others."""
 
     @property
     def parameters(self) -> EnvelopeParameters:
@@ -75,10 +77,10 @@ def make_keys(level: SecurityLevel | str = "high") -> Keys:
     policy = for_level(level)
     suite = policy.content_suite
     seeds = iter(bytes([number]) * 64 for number in range(1, 9))
-    receiving, other = (
-        ReceivingKey.generate(suite.kem, random=lambda count: next(seeds)[:count]) for _ in range(2)
+    receiving, other, combiner = (
+        ReceivingKey.generate(suite.kem, random=lambda count: next(seeds)[:count]) for _ in range(3)
     )  # fmt: skip
-    return Keys(policy, SigningKey.from_seed(suite.signature, bytes(range(32))), receiving, other)
+    return Keys(policy, SigningKey.from_seed(suite.signature, bytes(range(32))), receiving, other, combiner)
 
 
 def split(envelope: bytes | bytearray) -> tuple[Prologue, bytes, bytes]:

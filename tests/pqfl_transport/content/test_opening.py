@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqfl_transport.content.envelope import decode_prologue, envelope_bytes
-from pqfl_transport.content.header import encode_header
-from pqfl_transport.content.opening import Opener, open_weights
+from pqfl_transport.content.envelope import decode_prologue, envelope_bytes, verify_prologue
+from pqfl_transport.content.header import Header, encode_header
+from pqfl_transport.content.opening import OpenedWeights, Opener, open_weights
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import Sealer, body_context, body_key
+from pqfl_transport.content.shares import combine
+from pqfl_transport.content.tensors import parse
 from pqfl_transport.crypto.contexts import length_prefixed
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, body_encryptor
 from pqfl_transport.errors import MessageError, PolicyError, PqflError
@@ -41,21 +43,48 @@ def recorded() -> list[Any]:
     return found
 
 
+class Given:
+    """A source of the extra keys that a vector brings along."""
+
+    def __init__(self, keys: dict[str, str]) -> None:
+        self._keys = keys
+
+    def fetch(self, header: Header) -> tuple[bytes, ...]:
+        return tuple(bytes.fromhex(self._keys[name]) for name in header.extra_key_ids)
+
+
+def open_vector(facts: dict[str, Any], vector: dict[str, Any]) -> OpenedWeights:
+    """Open a vector the way that its facts say: with one key, or with contributions."""
+    policy = for_level(facts["level"])
+    suite = policy.content_suite
+    seeds = facts["keys"]
+    sender = SigningKey.from_seed(suite.signature, bytes.fromhex(seeds["sender"])).verifying_key
+    envelope = base64.b64decode(vector["envelope"])
+    seed = bytes.fromhex(seeds["combiner"] if "contributions" in vector else seeds["receiving"][vector["key"]])
+    receiving = ReceivingKey.generate(suite.kem, random=lambda _count: seed)
+    if "contributions" in vector:
+        prologue, rest = decode_prologue(envelope)
+        verify_prologue(prologue, sender_key=sender, policy=policy)
+        given_ = [(str(number), base64.b64decode(one)) for number, one in enumerate(vector["contributions"])]
+        combined = combine(prologue, given_, receiving, lambda _contribution: sender)
+        opener = Opener(prologue, combined.key, sender_key=sender)
+        plaintext = bytearray(len(rest) + 2 * BODY_CHUNK_BYTES)
+        written = opener.update_into(rest, plaintext)
+        weights, metadata = parse(plaintext[:written] + opener.finalize())
+        return OpenedWeights(prologue.header, weights, metadata)
+    source = Given(vector["extra"]) if "extra" in vector else None
+    return open_weights(envelope, receiving_key=receiving, sender_key=sender, policy=policy, key_source=source)
+
+
 @pytest.mark.parametrize(("facts", "vector"), recorded())
 def test_recorded_envelopes(facts: dict[str, Any], vector: dict[str, Any]) -> None:
     """Each opens to the recorded tensors, or is refused for the recorded reason."""
-    policy = for_level(facts["level"])
-    suite = policy.content_suite
-    seed = bytes.fromhex(facts["keys"]["receiving"][vector["key"]])
-    receiving = ReceivingKey.generate(suite.kem, random=lambda _count: seed)
-    sender = SigningKey.from_seed(suite.signature, bytes.fromhex(facts["keys"]["sender"])).verifying_key
-    envelope = base64.b64decode(vector["envelope"])
     if "error" in vector:
         with pytest.raises(PqflError) as caught:
-            open_weights(envelope, receiving_key=receiving, sender_key=sender, policy=policy)
+            open_vector(facts, vector)
         assert caught.value.reason == vector["error"]
         return
-    opened = open_weights(envelope, receiving_key=receiving, sender_key=sender, policy=policy)
+    opened = open_vector(facts, vector)
     weights = opened.weights if isinstance(opened.weights, dict) else dict(enumerate(opened.weights))
     rows = [[str(name), a.dtype.str, list(a.shape), a.tobytes().hex()] for name, a in weights.items()]
     assert rows == vector["tensors"]

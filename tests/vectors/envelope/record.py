@@ -11,6 +11,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 
+from pqfl_transport.content.header import CODECS  # noqa: E402
+from pqfl_transport.content.keysource import ExtraKey  # noqa: E402
+from pqfl_transport.content.shares import contribute  # noqa: E402
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel  # noqa: E402 -- found through the path set above
 from tests.support.envelopes import Keys, make_keys, split  # noqa: E402
 
@@ -20,6 +23,7 @@ WEIGHTS: dict[str, Any] = {
     "n": np.zeros((0, 2)),
 }
 METADATA = {"samples": "42"}
+EXTRA = (ExtraKey("qkd:north-south:0001", bytes(range(32))), ExtraKey("psk:spring", b"p" * 48))
 
 
 def vectors(keys: Keys) -> list[dict[str, Any]]:
@@ -38,8 +42,15 @@ def vectors(keys: Keys) -> list[dict[str, Any]]:
         good("a list", bytes(keys.seal(lists, metadata=METADATA)), tensors={"0": lists[0], "1": lists[1]}),
         bad("another recipient's", plain, "not_for_us", key=1),
     ]
+    found += [
+        good("an extra key", bytes(keys.seal(WEIGHTS, metadata=METADATA, extra_keys=EXTRA)), extra=EXTRA),
+        bad("an extra key that is not at hand", bytes(keys.seal(WEIGHTS, extra_keys=EXTRA)), "extra_key"),
+        *threshold(keys),
+    ]
     if keys.policy.level is not DEFAULT_LEVEL:
         return found
+    shorter = {"w": np.linspace(-1, 1, 12, dtype=np.float32), "n": WEIGHTS["n"]}
+    found += [lossy(keys, shorter, codec) for codec in CODECS[1:3]]
     return [
         *found,
         bad("header changed", flip(plain, plain.index(b"bank-a")), "bad_signature"),
@@ -57,13 +68,47 @@ def vectors(keys: Keys) -> list[dict[str, Any]]:
     ]
 
 
-def good(name: str, envelope: bytes, *, key: int = 0, tensors: dict[str, Any] | None = None) -> dict[str, Any]:
+def threshold(keys: Keys) -> list[dict[str, Any]]:
+    """Return envelopes that two trustees open together for a combiner, with their contributions."""
+    trustees, combiner = [keys.receiving, keys.other], keys.combiner
+    envelope = bytes(keys.seal(WEIGHTS, metadata=METADATA, recipients=trustees, threshold=2))
+    prologue = split(envelope)[0]
+    made = [
+        contribute(
+            prologue, key, combiner.public, trustee=f"spiffe://fed/operator/{name}", signing_key=keys.signing,
+            certificate=b"",
+        )
+        for key, name in zip(trustees, ("ada", "bob"), strict=True)
+    ]  # fmt: skip
+    damaged = flip(made[1], len(made[1]) - 8)
+    return [
+        good("two trustees together", envelope) | {"contributions": [encode(one) for one in made]},
+        bad("one trustee alone", envelope, "too_few_shares") | {"contributions": [encode(made[0])]},
+        bad("one trustee twice", envelope, "too_few_shares") | {"contributions": [encode(made[0])] * 2},
+        bad("a damaged contribution", envelope, "too_few_shares")
+        | {"contributions": [encode(made[0]), encode(damaged)]},
+        bad("a trustee's own key", envelope, "threshold"),
+    ]
+
+
+def lossy(keys: Keys, weights: dict[str, Any], codec: str) -> dict[str, Any]:
+    """Return an envelope under a codec; the tensors are those that come out."""
+    envelope = bytes(keys.seal(weights, metadata=METADATA, codec=codec))
+    opened = keys.open(envelope).weights
+    assert isinstance(opened, dict)
+    return good(f"codec {codec}", envelope, tensors=opened)
+
+
+def good(
+    name: str, envelope: bytes, *, key: int = 0, tensors: dict[str, Any] | None = None, extra: tuple[ExtraKey, ...] = ()
+) -> dict[str, Any]:
     """Return an entry that opens."""
     rows = [
         [label, array.dtype.str, list(array.shape), array.tobytes().hex()]
         for label, array in (tensors or WEIGHTS).items()
     ]
-    return {"name": name, "key": key, "tensors": rows, "metadata": METADATA, "envelope": encode(envelope)}
+    found = {"name": name, "key": key, "tensors": rows, "metadata": METADATA, "envelope": encode(envelope)}
+    return found | ({"extra": {one.id: one.material.hex() for one in extra}} if extra else {})
 
 
 def bad(name: str, envelope: bytes, error: str, *, key: int = 0) -> dict[str, Any]:
@@ -93,7 +138,8 @@ def main() -> None:
             "level": level.value,
             "keys": {
                 "sender": bytes(range(32)).hex(),
-                "receiving": [key._key.seed.hex() for key in (keys.receiving, keys.other)],
+                "receiving": [key._key.stored.hex() for key in (keys.receiving, keys.other)],
+                "combiner": keys.combiner._key.stored.hex(),
             },
             "vectors": vectors(keys),
         }
