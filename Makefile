@@ -32,6 +32,7 @@ e2e: $(VENV)/.test $(FLOWER)/.ready $(NVFLARE)/.ready ## Run the end-to-end test
 
 bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see benchmarks/README.md
 	$(BIN)/python benchmarks/content.py
+	$(BIN)/python benchmarks/envelopes.py
 	$(BIN)/python benchmarks/relay.py
 	$(BIN)/python benchmarks/connections.py
 
