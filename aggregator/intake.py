@@ -135,8 +135,10 @@ async def _read_prologue(body: AsyncIterator[bytes]) -> tuple[Prologue, bytes]:
 
 def _to_update(plaintext: memoryview, codec: str, sender: Party, base: Weights) -> Update:
     encoded, metadata = parse(plaintext)
-    # A codec expands to no more than the model; twice that leaves it to the next check to name a wrong dtype.
-    delta = decode(encoded, metadata, codec, max_bytes=2 * total_bytes(base))
+    # A codec expands to about the model's size at most, and never is what is here already too large: whether it fits
+    # the model is for the next check to say, by the tensor's name.
+    most_bytes = max(len(plaintext), 2 * total_bytes(base))
+    delta = decode(encoded, metadata, codec, max_bytes=most_bytes)
     text = metadata.get(SAMPLES, "")
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_SAMPLES_DIGITS and int(text) > 0):
         raise RoundError(f"the update of {sender.id} gives no number of samples", reason="bad_samples")
