@@ -21,6 +21,7 @@ _COMMANDS = MappingProxyType(
         "demo": ("pqfl.commands.demo", "demo"),
         "doctor": ("pqfl.commands.doctor", "doctor"),
         "algorithms": ("pqfl.commands.algorithms", "algorithms"),
+        "policy": ("pqfl.commands.policy", "policy_group"),
         "ca": ("pqfl.commands.ca", "ca_group"),
         "server": ("pqfl.commands.sidecar", "server"),
         "client": ("pqfl.commands.sidecar", "client"),

@@ -19,7 +19,7 @@ _HIGH = Policy(
     leaf_keys=("ML-DSA-65",),
     ca_signatures=("ML-DSA-65", "ML-DSA-87"),
     tls_suites=(_GCM_256, _CHACHA),
-    content_suites=("pqfl/v1/mlkem768x25519-mldsa65",),
+    content_suites=("pqfl/v1/mlkem768x25519-mldsa65", "pqfl/v1/mlkem768x25519-chacha-mldsa65"),
 )
 _CLASSICAL_2026 = Classical(
     groups=("x25519", "secp256r1", "secp384r1"),
@@ -37,7 +37,7 @@ _POLICIES = (
         # An issuer's level is at least its leaf's, and the root of every federation is ML-DSA-87.
         ca_signatures=("ML-DSA-44", "ML-DSA-65", "ML-DSA-87"),
         tls_suites=(_GCM_256, _CHACHA),
-        content_suites=("pqfl/v1/mlkem768x25519-mldsa44",),
+        content_suites=("pqfl/v1/mlkem768x25519-mldsa44", "pqfl/v1/mlkem768x25519-chacha-mldsa44"),
     ),
     _HIGH,
     Policy(
@@ -47,7 +47,7 @@ _POLICIES = (
         leaf_keys=("ML-DSA-87",),
         ca_signatures=("ML-DSA-87",),
         tls_suites=(_GCM_256, _CHACHA),
-        content_suites=("pqfl/v1/mlkem1024p384-mldsa87",),
+        content_suites=("pqfl/v1/mlkem1024p384-mldsa87", "pqfl/v1/mlkem1024p384-chacha-mldsa87"),
     ),
     Policy(
         name="cnsa2-2026",

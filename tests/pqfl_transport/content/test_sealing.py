@@ -158,3 +158,19 @@ def test_what_a_codec_expands_to_is_capped() -> None:
     with pytest.raises(MessageError) as caught:
         KEYS.open(envelope, max_plaintext_bytes=200_000)
     assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("level", ["standard", "high", "maximum", "cnsa2"])
+def test_every_suite_of_a_level_seals_and_opens(level: str) -> None:
+    """The receiving key is the same for the suites of a level; only the cipher of the wrap differs."""
+    keys = make_keys(level)
+    for suite in keys.policy.content_suites:
+        opened = keys.open(bytes(keys.seal({"w": np.arange(4.0)}, suite=suite)))
+        assert opened.header.suite == suite
+
+
+def test_a_key_wrapped_under_one_suite_does_not_open_under_another() -> None:
+    """The header with the suite's id is bound into the wrap, and the ciphers differ."""
+    prologue = split(KEYS.seal(suite="pqfl/v1/mlkem768x25519-chacha-mldsa65"))[0]
+    with pytest.raises(MessageError):
+        KEYS.receiving.unwrap(prologue.wrapped[0], prologue.header_bytes)

@@ -23,9 +23,21 @@ def test_the_four_levels_are_the_documented_sets() -> None:
     """The table of security levels, written out."""
     table = {p.level.value: (p.groups, p.leaf_keys, p.content_suites) for p in map(for_level, SecurityLevel)}
     assert table == {
-        "standard": (("X25519MLKEM768",), ("ML-DSA-44",), ("pqfl/v1/mlkem768x25519-mldsa44",)),
-        "high": (("X25519MLKEM768", "SecP256r1MLKEM768"), ("ML-DSA-65",), ("pqfl/v1/mlkem768x25519-mldsa65",)),
-        "maximum": (("SecP384r1MLKEM1024",), ("ML-DSA-87",), ("pqfl/v1/mlkem1024p384-mldsa87",)),
+        "standard": (
+            ("X25519MLKEM768",),
+            ("ML-DSA-44",),
+            ("pqfl/v1/mlkem768x25519-mldsa44", "pqfl/v1/mlkem768x25519-chacha-mldsa44"),
+        ),
+        "high": (
+            ("X25519MLKEM768", "SecP256r1MLKEM768"),
+            ("ML-DSA-65",),
+            ("pqfl/v1/mlkem768x25519-mldsa65", "pqfl/v1/mlkem768x25519-chacha-mldsa65"),
+        ),
+        "maximum": (
+            ("SecP384r1MLKEM1024",),
+            ("ML-DSA-87",),
+            ("pqfl/v1/mlkem1024p384-mldsa87", "pqfl/v1/mlkem1024p384-chacha-mldsa87"),
+        ),
         "cnsa2": (("MLKEM1024",), ("ML-DSA-87",), ("pqfl/v1/mlkem1024-mldsa87",)),
     }
 
