@@ -1,17 +1,11 @@
-"""Keys and certificates as files: read with suspicion, written so that a crash leaves the old file or the new one.
+"""Keys and certificates from files (`pki.files`): identities, trust anchors, rosters, keystores.
 
-Private keys are PKCS#8 PEM, unencrypted, mode 0600; a keystore, one file with certificate and key, may be encrypted and
-has the same mode. A key file that its group or others can read is refused rather than warned about: whoever could read
-it may have.
+Private keys are PKCS#8 PEM of mode 0600, and so are keystores, one file with certificate and key.
 """
 
 import contextlib
-import os
 import re
-import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,17 +24,40 @@ from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
+from pqfl_transport.pki.files import (
+    MAX_SECRET_BYTES,
+    read_public,
+    read_secret,
+    sync_folder,
+    write_public,
+    write_secret,
+)
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.roster import Roster, open_roster
 from pqfl_transport.pki.spiffe import SpiffeId
 
-MAX_SECRET_BYTES = 64 * 1024
-_SECRET_MODE = 0o600
-_PUBLIC_MODE = 0o644
+__all__ = [
+    "MAX_SECRET_BYTES",
+    "SigningCertificate",
+    "SigningIdentity",
+    "load_anchors",
+    "load_certificate",
+    "load_roster",
+    "load_signing_certificate",
+    "load_signing_identity",
+    "load_signing_key",
+    "open_keystore",
+    "read_public",
+    "read_secret",
+    "root_keys",
+    "sync_folder",
+    "write_public",
+    "write_secret",
+]
+
 _PEM_BEGIN = b"-----BEGIN "
 _PEM_BLOCK = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY|CERTIFICATE)-----[^-]+-----END \1-----")
 _KEY_LABELS = (b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY")
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +76,6 @@ class SigningIdentity:
     id: SpiffeId
     key: SigningKey
     certificate: x509.Certificate
-
-
-def read_secret(path: Path) -> bytes:
-    """Return a private key file's bytes, at most 64 KiB.
-
-    Raises ``ConfigurationError`` naming the file: ``missing``, ``unreadable``, ``loose_permissions`` (with the command
-    that mends it), ``too_large``.
-    """
-    with _opened(path) as descriptor:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if mode & _OTHERS:
-            raise ConfigurationError(
-                f"{path}: mode {mode:04o} lets others than its owner use this private key; chmod 600 {path}",
-                reason="loose_permissions",
-            )
-        return _read(descriptor, path, MAX_SECRET_BYTES)
-
-
-def read_public(path: Path, *, max_bytes: int = chain.MAX_PEM_BYTES) -> bytes:
-    """Return a public file's bytes. Raises ``ConfigurationError``: ``missing``, ``unreadable``, ``too_large``."""
-    with _opened(path) as descriptor:
-        return _read(descriptor, path, max_bytes)
 
 
 def open_keystore(data: bytes, password: bytes | None, name: str) -> tuple[bytes, bytes]:
@@ -139,19 +134,6 @@ def _open_pkcs12(data: bytes, password: bytes | None, name: str) -> tuple[bytes,
 
 def _bad_keystore(name: str, why: str) -> ConfigurationError:
     return ConfigurationError(f"{name}: {why}", reason="bad_keystore")
-
-
-def write_secret(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a file of mode 0600, whole or not at all. An existing one is refused unless ``overwrite``.
-
-    Raises ``ConfigurationError`` naming the file: ``exists``, ``not_writable``.
-    """
-    _write(path, data, _SECRET_MODE, overwrite=overwrite)
-
-
-def write_public(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Write a file of mode 0644, whole or not at all; an existing one is replaced. Raises as ``write_secret`` does."""
-    _write(path, data, _PUBLIC_MODE, overwrite=overwrite)
 
 
 def load_anchors(path: Path) -> tuple[x509.Certificate, ...]:
@@ -239,67 +221,3 @@ def _load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
         return tuple(chain.load_certificates(read_public(path)))
     except CertificateError as error:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        # Opening a FIFO would block until somebody writes to it; only regular files are keys.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise ConfigurationError(f"{path}: no such file", reason="missing") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}", reason="unreadable") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigurationError(f"{path}: not a regular file", reason="unreadable")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _read(descriptor: int, path: Path, max_bytes: int) -> bytes:
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ConfigurationError(f"{path}: more than {max_bytes} bytes", reason="too_large")
-    return data
-
-
-def _write(path: Path, data: bytes, mode: int, *, overwrite: bool) -> None:
-    try:
-        descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        # Told of the file that was asked for: nobody knows the temporary one.
-        raise ConfigurationError(f"{path}: cannot be made: {error.strerror}", reason="not_writable") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        if overwrite:
-            Path(staged).replace(path)
-        else:
-            _publish_new(staged, path)
-        sync_folder(path.parent)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(staged).unlink()
-
-
-def _publish_new(staged: str, path: Path) -> None:
-    # A hard link, unlike a rename, never replaces: two writers cannot both believe that they made the file.
-    try:
-        os.link(staged, path)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{path}: exists already and is not overwritten", reason="exists") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
