@@ -18,10 +18,11 @@ class Context(bytes, Enum):
     ROUND = DOMAIN + b"round"
     AUDIT = DOMAIN + b"audit"
     CONTRIBUTION = DOMAIN + b"contribution"
+    RECEIVING_KEY = DOMAIN + b"receiving-key"
 
 
 class Label(bytes, Enum):
-    """The label of each derivation and binding hash inside an envelope (`content/ENVELOPE.md`)."""
+    """The label of each derivation and binding hash of envelopes and key files (`content/ENVELOPE.md`)."""
 
     MIX = DOMAIN + b"mix"
     WRAP = DOMAIN + b"wrap"
@@ -29,6 +30,7 @@ class Label(bytes, Enum):
     SHARE = DOMAIN + b"share"
     COMBINE = DOMAIN + b"combine"
     SHARE_WRAP = DOMAIN + b"share-wrap"
+    KEY_FILE = DOMAIN + b"key-file"
 
 
 def length_prefixed(*items: bytes) -> bytes:
