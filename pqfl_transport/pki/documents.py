@@ -31,6 +31,7 @@ class DocumentKind(Enum):
 
     ROSTER = ("roster", Context.ROSTER)
     ROUND = ("round", Context.ROUND)
+    RECEIVING_KEY = ("receiving-key", Context.RECEIVING_KEY)
 
     @property
     def tag(self) -> str:

@@ -21,8 +21,8 @@ _PUBLIC_MODE = 0o644
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def read_secret(path: Path) -> bytes:
-    """Return a private key file's bytes, at most 64 KiB.
+def read_secret(path: Path, *, max_bytes: int = MAX_SECRET_BYTES) -> bytes:
+    """Return a private key file's bytes, at most 64 KiB unless told otherwise.
 
     Raises ``ConfigurationError`` naming the file: ``missing``, ``unreadable``, ``loose_permissions`` (with the command
     that mends it), ``too_large``.
@@ -34,7 +34,7 @@ def read_secret(path: Path) -> bytes:
                 f"{path}: mode {mode:04o} lets others than its owner use this private key; chmod 600 {path}",
                 reason="loose_permissions",
             )
-        return _read(descriptor, path, MAX_SECRET_BYTES)
+        return _read(descriptor, path, max_bytes)
 
 
 def read_public(path: Path, *, max_bytes: int = chain.MAX_PEM_BYTES) -> bytes:
@@ -51,16 +51,33 @@ def write_secret(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     _write(path, data, _SECRET_MODE, overwrite=overwrite)
 
 
+def replace_secret(path: Path, data: bytes) -> None:
+    """Put another content into an existing secret file, whole or not at all, and erase the old one as far as can be.
+
+    A link is followed. The old content is overwritten in its place once the new one is safe on the disk; copies that
+    a file system, a drive or a backup made of it are out of reach. Raises as ``write_secret`` does.
+    """
+    path = path.resolve()
+    with _opened(path, os.O_RDWR) as old:
+        # Overwriting a file that has a second name would destroy somebody's copy.
+        only_name = os.fstat(old).st_nlink == 1
+        write_secret(path, data, overwrite=True)
+        if only_name:
+            with contextlib.suppress(OSError):
+                os.pwrite(old, bytes(os.fstat(old).st_size), 0)
+                os.fsync(old)
+
+
 def write_public(path: Path, data: bytes, *, overwrite: bool = True) -> None:
     """Write a file of mode 0644, whole or not at all; an existing one is replaced. Raises as ``write_secret`` does."""
     _write(path, data, _PUBLIC_MODE, overwrite=overwrite)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opened(path: Path, access: int = os.O_RDONLY) -> Iterator[int]:
     try:
         # Opening a FIFO would block until somebody writes to it; only regular files are keys.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise ConfigurationError(f"{path}: no such file", reason="missing") from error
     except OSError as error:

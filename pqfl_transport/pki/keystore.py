@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
     pkcs12,
 )
 
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain
@@ -32,6 +32,7 @@ from pqfl_transport.pki.files import (
     write_public,
     write_secret,
 )
+from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.roster import Roster, open_roster
 from pqfl_transport.pki.spiffe import SpiffeId
@@ -42,6 +43,7 @@ __all__ = [
     "SigningIdentity",
     "load_anchors",
     "load_certificate",
+    "load_private_pem",
     "load_roster",
     "load_signing_certificate",
     "load_signing_identity",
@@ -105,14 +107,9 @@ def _decrypt(key: bytes, password: bytes | None, name: str) -> bytes:
     if not password:
         raise _bad_keystore(name, "its private key is encrypted and no password was given")
     try:
-        opened = load_pem_private_key(key, password)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _bad_keystore(
-            name,
-            "its private key does not open with this password, or is an encrypted ML-DSA key that holds more than its"
-            " seed; `openssl pkey` writes it without encryption, for a file of mode 0600",
-        ) from error
-    return opened.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pkcs8.decrypt(key, password)
+    except ConfigurationError as error:
+        raise _bad_keystore(name, f"its private key {error}") from error
 
 
 def _open_pkcs12(data: bytes, password: bytes | None, name: str) -> tuple[bytes, bytes]:
@@ -181,14 +178,17 @@ def load_signing_certificate(path: Path, *, now: datetime | None = None) -> Sign
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
 
 
-def load_signing_identity(folder: Path, *, now: datetime | None = None) -> SigningIdentity:
+def load_signing_identity(
+    folder: Path, *, now: datetime | None = None, passphrases: PassphraseSource = from_environment
+) -> SigningIdentity:
     """Load ``signing.pem`` and ``signing.key`` of an identity folder.
 
-    Raises ``ConfigurationError`` naming the file, ``key_mismatch`` where the two do not belong together.
+    Raises ``ConfigurationError`` naming the file, ``key_mismatch`` where the two do not belong together, and what
+    `load_private_pem` raises.
     """
     signer = load_signing_certificate(folder / "signing.pem", now=now)
     key_path = folder / "signing.key"
-    key = load_signing_key(key_path)
+    key = load_signing_key(key_path, passphrases)
     if key.verifying_key != signer.key:
         raise ConfigurationError(
             f"{key_path}: is not the private key of {folder / 'signing.pem'}", reason="key_mismatch"
@@ -196,13 +196,25 @@ def load_signing_identity(folder: Path, *, now: datetime | None = None) -> Signi
     return SigningIdentity(signer.id, key, signer.certificate)
 
 
-def load_signing_key(path: Path) -> SigningKey:
-    """Return an ML-DSA private key. Raises ``ConfigurationError`` naming the file."""
-    pem = read_secret(path)
+def load_signing_key(path: Path, passphrases: PassphraseSource = from_environment) -> SigningKey:
+    """Return an ML-DSA private key. Raises ``ConfigurationError`` naming the file, and as `load_private_pem` does."""
+    pem = load_private_pem(path, passphrases)
     try:
         return SigningKey.from_pem(pem)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def load_private_pem(path: Path, passphrases: PassphraseSource = from_environment) -> bytes:
+    """Return a private key file's PEM, unencrypted, of any algorithm; ``passphrases`` is asked only where it is not.
+
+    Raises ``ConfigurationError`` naming the file: what `read_secret` raises, ``no_passphrase``, ``wrong_passphrase``,
+    ``key_cost``, ``bad_key``.
+    """
+    pem = read_secret(path)
+    if not pkcs8.is_encrypted(pem):
+        return pem
+    return unlocked(str(path), passphrases, lambda passphrase: pkcs8.decrypt(pem, passphrase))
 
 
 def load_roster(

@@ -7,6 +7,7 @@ from pathlib import Path
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningIdentity
+from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.roster import Party, Roster
 from pqfl_transport.pki.spiffe import Role
@@ -43,16 +44,18 @@ def load_membership(
     role: Role,
     at_least_number: int = 0,
     now: datetime | None = None,
+    passphrases: PassphraseSource = from_environment,
 ) -> Membership:
     """Load ``signing.pem`` and ``signing.key``, verify certificate and roster under ``ca.pem``.
 
-    ``now`` is the system's clock unless given. Raises ``ConfigurationError`` naming the file: what `keystore` raises,
+    ``now`` is the system's clock unless given; ``passphrases`` is asked where ``signing.key`` is encrypted. Raises
+    ``ConfigurationError`` naming the file: what `keystore` raises,
     ``wrong_role``, ``not_in_roster`` where the roster lists this ID not at all or with another key; ``MessageError``
     for a roster that does not hold (`keystore.load_roster`).
     """
     now = now or datetime.now(UTC)
     anchors = keystore.load_anchors(ca_path)
-    identity = keystore.load_signing_identity(identity_dir, now=now)
+    identity = keystore.load_signing_identity(identity_dir, now=now, passphrases=passphrases)
     if identity.id.role is not role:
         raise ConfigurationError(f"{identity_dir}: {identity.id} is no {role.value}", reason="wrong_role")
     roster = keystore.load_roster(

@@ -142,3 +142,43 @@ def test_a_missing_folder_is_told_by_the_files_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"a\.key: cannot be made: No such file or directory") as caught:
         files.write_secret(path, b"secret")
     assert refusal(path, caught) == "not_writable"
+
+
+def test_a_secret_is_exchanged_and_its_old_bytes_are_erased(tmp_path: Path) -> None:
+    """Whoever still has the old file open finds zeros; through a link the file behind it is exchanged, not the link."""
+    path = tmp_path / "a.key"
+    files.write_secret(path, b"old secret")
+    (tmp_path / "link.key").symlink_to(path)
+    with path.open("rb") as still_open:
+        files.replace_secret(tmp_path / "link.key", b"new")
+        assert still_open.read() == bytes(len(b"old secret"))
+    assert (tmp_path / "link.key").is_symlink()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o600)
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "link.key"]
+
+
+def test_a_second_name_of_a_secret_is_not_erased(tmp_path: Path) -> None:
+    """A hard link is somebody's copy: it stays as it was."""
+    path = tmp_path / "a.key"
+    files.write_secret(path, b"old secret")
+    os.link(path, tmp_path / "copy.key")
+    files.replace_secret(path, b"new")
+    assert (tmp_path / "copy.key").read_bytes() == b"old secret"
+
+
+def test_a_secret_that_cannot_be_exchanged_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk leaves the old secret whole, and a missing file is not made."""
+    path = tmp_path / "a.key"
+    files.write_secret(path, b"old secret")
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        files.replace_secret(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old secret"
+    with pytest.raises(ConfigurationError) as caught:
+        files.replace_secret(tmp_path / "none", b"new")
+    assert caught.value.reason == "missing"

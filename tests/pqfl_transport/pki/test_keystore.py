@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.passphrases import fixed
 from tests.support import classical, pki
 
 
@@ -101,16 +103,33 @@ def test_what_is_no_ml_dsa_key_is_refused_by_file(tmp_path: Path, pem: bytes) ->
     assert refusal(path, caught) == "bad_key"
 
 
-def test_an_encrypted_key_is_refused(tmp_path: Path) -> None:
-    """A key under a passphrase cannot be used without one, and is told so."""
-    path = tmp_path / "signing.key"
-    key = SigningKey.generate("ML-DSA-65").pyca_key
-    keystore.write_secret(
-        path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase"))
-    )
-    with pytest.raises(ConfigurationError, match="unencrypted") as caught:
-        keystore.load_signing_key(path)
-    assert refusal(path, caught) == "bad_key"
+def test_an_encrypted_key_opens_with_its_passphrase(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the source that is given, else from the one variable; a wrong one and none are told by the file's name."""
+    path = identity / "signing.key"
+    plain = keystore.load_signing_key(path)
+    keystore.write_secret(path, pkcs8.encrypt(plain.to_pem(), b"correct horse"), overwrite=True)
+    loaded = keystore.load_signing_identity(identity, passphrases=fixed("correct horse"))
+    assert loaded.key.verifying_key == plain.verifying_key
+    assert keystore.load_private_pem(path, fixed("correct horse")) == plain.to_pem()
+    monkeypatch.setenv("PQFL_PASSPHRASE", "correct horse")
+    assert keystore.load_signing_key(path).verifying_key == plain.verifying_key
+    for passphrase, reason in (("wrong", "wrong_passphrase"), (None, "no_passphrase")):
+        if passphrase is None:
+            monkeypatch.delenv("PQFL_PASSPHRASE")
+        else:
+            monkeypatch.setenv("PQFL_PASSPHRASE", passphrase)
+        with pytest.raises(ConfigurationError) as caught:
+            keystore.load_signing_key(path)
+        assert refusal(path, caught) == reason
+
+
+def test_no_passphrase_is_asked_for_a_key_in_plain_sight(identity: Path) -> None:
+    """A source is asked only where a file turns out to be encrypted."""
+
+    def nobody(name: str) -> list[bytes]:
+        raise AssertionError(name)
+
+    assert keystore.load_signing_identity(identity, passphrases=nobody)
 
 
 def test_anchors_hold_a_root(federation: pki.Federation, tmp_path: Path) -> None:
