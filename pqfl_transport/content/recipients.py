@@ -5,18 +5,18 @@ Both are stored as a PEM block around a small versioned structure::
     LP("pqfl-receiving/v1", "public", name of the KEM, raw public key)
     LP("pqfl-receiving/v1", "private", name of the KEM, seed or what is stored instead, fingerprint)
 
-The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. Only
-rows that resist quantum computers make receiving keys, so a classical recipient cannot be mixed in anywhere.
+The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. A private
+key with dates, encrypted or beside others, is an entry of `content.keyring`. Only rows that resist quantum computers
+make receiving keys, so a classical recipient cannot be mixed in anywhere.
 """
 
-import base64
-import binascii
 import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Self
 
 from pqfl_transport.content.header import split_items
+from pqfl_transport.crypto import armour
 from pqfl_transport.crypto.contexts import Label, length_prefixed
 from pqfl_transport.crypto.kems import Decapsulation, Encapsulation, decapsulation_key, encapsulation_key, generate
 from pqfl_transport.crypto.pyca import WRAP_AEAD
@@ -28,9 +28,8 @@ MAX_PEM_BYTES = 4 << 20
 _VERSION = b"pqfl-receiving/v1"
 _PUBLIC = b"public"
 _PRIVATE = b"private"
-_PUBLIC_LABEL = "PQFL RECEIVING PUBLIC KEY"
-_PRIVATE_LABEL = "PQFL RECEIVING PRIVATE KEY"
-_PEM_LINE = 64
+PUBLIC_LABEL = "PQFL RECEIVING PUBLIC KEY"
+PRIVATE_LABEL = "PQFL RECEIVING PRIVATE KEY"
 
 
 class RecipientKey:
@@ -52,7 +51,7 @@ class RecipientKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
         """Parse a ``PQFL RECEIVING PUBLIC KEY`` block. Raises ``ConfigurationError``."""
-        return cls.from_bytes(_from_pem(pem, _PUBLIC_LABEL))
+        return cls.from_bytes(armour.decode(pem, PUBLIC_LABEL, max_bytes=MAX_PEM_BYTES))
 
     def to_bytes(self) -> bytes:
         """Serialise without PEM armour, as the roster and round documents carry it."""
@@ -60,7 +59,7 @@ class RecipientKey:
 
     def to_pem(self) -> bytes:
         """Serialise as a ``PQFL RECEIVING PUBLIC KEY`` block."""
-        return _to_pem(self.to_bytes(), _PUBLIC_LABEL)
+        return armour.encode(PUBLIC_LABEL, self.to_bytes())
 
     def wrap(self, secret: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
         """Seal a content key, or a share of one, to this recipient, bound to the envelope's header (§4)."""
@@ -76,7 +75,8 @@ class RecipientKey:
 class ReceivingKey:
     """A private receiving key."""
 
-    __slots__ = ("_key", "public")
+    # Referred to weakly by tests that show when it is gone.
+    __slots__ = ("__weakref__", "_key", "public")
 
     def __init__(self, key: Decapsulation) -> None:
         self._key = key
@@ -88,13 +88,23 @@ class ReceivingKey:
         return cls(generate(kem, random=random))
 
     @classmethod
-    def from_pem(cls, pem: bytes) -> Self:
-        """Parse a ``PQFL RECEIVING PRIVATE KEY`` block. Raises ``ConfigurationError``."""
-        kem, seed, fingerprint = _parse(_from_pem(pem, _PRIVATE_LABEL), _PRIVATE, items=3)
-        key = cls(decapsulation_key(_kem_name(kem), seed))
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse the structure without its PEM armour. Raises ``ConfigurationError`` saying what is wrong with it."""
+        kem, stored, fingerprint = _parse(data, _PRIVATE, items=3)
+        return cls.from_stored(_kem_name(kem), stored, fingerprint)
+
+    @classmethod
+    def from_stored(cls, kem: str, stored: bytes, fingerprint: bytes) -> Self:
+        """Return the key from what is kept of it. Raises ``ConfigurationError`` where it is not of this fingerprint."""
+        key = cls(decapsulation_key(kem, stored))
         if key.fingerprint != fingerprint:
             raise ConfigurationError("the receiving key is damaged: its fingerprint does not fit", reason="bad_key")
         return key
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Self:
+        """Parse a ``PQFL RECEIVING PRIVATE KEY`` block of version 1. Raises ``ConfigurationError``."""
+        return cls.from_bytes(armour.decode(pem, PRIVATE_LABEL, max_bytes=MAX_PEM_BYTES))
 
     @property
     def fingerprint(self) -> bytes:
@@ -106,11 +116,16 @@ class ReceivingKey:
         """The name of the KEM's row."""
         return self.public.kem
 
+    @property
+    def stored(self) -> bytes:
+        """What is kept of the key: a secret."""
+        return self._key.stored
+
     def to_pem(self) -> bytes:
         """Serialise as a ``PQFL RECEIVING PRIVATE KEY`` block: a secret, for a file of mode 0600."""
         kem = self.kem.encode("ascii")
         data = length_prefixed(_VERSION, _PRIVATE, kem, self._key.stored, self.fingerprint)
-        return _to_pem(data, _PRIVATE_LABEL)
+        return armour.encode(PRIVATE_LABEL, data)
 
     def unwrap(self, wrapped: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
         """Open what `RecipientKey.wrap` sealed to this key. Raises ``MessageError`` (``not_for_us``)."""
@@ -145,20 +160,3 @@ def _kem_name(data: bytes) -> str:
         return data.decode("ascii")
     except UnicodeDecodeError:
         raise ConfigurationError("the receiving key names no KEM", reason="bad_key") from None
-
-
-def _to_pem(data: bytes, label: str) -> bytes:
-    text = base64.b64encode(data).decode("ascii")
-    lines = [text[at : at + _PEM_LINE] for at in range(0, len(text), _PEM_LINE)]
-    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode("ascii")
-
-
-def _from_pem(pem: bytes, label: str) -> bytes:
-    begin, end = f"-----BEGIN {label}-----".encode(), f"-----END {label}-----".encode()
-    text = pem.strip()
-    if len(pem) > MAX_PEM_BYTES or not text.startswith(begin) or not text.endswith(end):
-        raise ConfigurationError(f"not one PEM block {label!r}", reason="bad_key")
-    try:
-        return base64.b64decode(b"".join(text[len(begin) : -len(end)].split()), validate=True)
-    except binascii.Error as error:
-        raise ConfigurationError(f"the PEM block {label!r} is damaged: {error}", reason="bad_key") from error

@@ -1,0 +1,58 @@
+"""Files of receiving keys (`content.keyring`): read, unlocked with a passphrase where they are encrypted, exchanged."""
+
+from pathlib import Path
+
+from pqfl_transport.content.keyring import MAX_RING_BYTES, KeyEntry, KeyRing
+from pqfl_transport.content.recipients import MAX_PEM_BYTES, RecipientKey
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.files import read_public, read_secret, replace_secret
+from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
+
+
+def load_recipient(path: Path) -> RecipientKey:
+    """Return a public receiving key. Raises ``ConfigurationError`` naming the file."""
+    data = read_public(path, max_bytes=MAX_PEM_BYTES)
+    try:
+        return RecipientKey.from_pem(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def load_key_ring(path: Path) -> KeyRing:
+    """Return the private keys of a file, encrypted ones still encrypted. Raises ``ConfigurationError`` naming it."""
+    data = read_secret(path, max_bytes=MAX_RING_BYTES)
+    try:
+        return KeyRing.from_pem(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def load_receiving_keys(path: Path, now: float, passphrases: PassphraseSource = from_environment) -> KeyRing:
+    """Return the private keys of a file that are not past their end, ready for use.
+
+    Raises ``ConfigurationError`` naming the file: ``key_expired`` where none is left, ``no_passphrase``,
+    ``wrong_passphrase``, ``key_cost``, ``bad_key``.
+    """
+    ring = load_key_ring(path)
+    try:
+        ring = ring.current(now)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+    return unlock_ring(path, ring, passphrases)
+
+
+def unlock_ring(path: Path, ring: KeyRing, passphrases: PassphraseSource = from_environment) -> KeyRing:
+    """Return a ring of this file with all its keys unlocked. Raises ``ConfigurationError`` naming the file."""
+    if not ring.is_encrypted:
+        return ring
+    return unlocked(str(path), passphrases, lambda phrase: ring.mapped(lambda entry: entry.unlocked(phrase)))
+
+
+def unlock_entry(path: Path, entry: KeyEntry, passphrases: PassphraseSource = from_environment) -> KeyEntry:
+    """Return one key of this file unlocked. Raises ``ConfigurationError`` naming the file."""
+    return entry if entry.key is not None else unlocked(str(path), passphrases, entry.unlocked)
+
+
+def replace_key_ring(path: Path, ring: KeyRing) -> None:
+    """Put other keys into an existing file (`files.replace_secret`)."""
+    replace_secret(path, ring.to_pem())
