@@ -52,6 +52,8 @@ class AggregatorConfig:
     initial_model: Path
     """``.npz`` or ``.safetensors``: model version 0."""
     rounds: RoundsConfig
+    passphrase_file: Path | None = None
+    """Where the passphrase of an encrypted ``signing.key`` is read; the environment's where there is none."""
 
 
 def load_config(path: Path) -> AggregatorConfig:
@@ -76,6 +78,7 @@ def load_config(path: Path) -> AggregatorConfig:
         audit=aggregator.path("audit"),
         initial_model=model.path("initial"),
         rounds=_rounds(_Section(path, document, "rounds")),
+        passphrase_file=aggregator.optional_path("passphrase_file"),
     )
     aggregator.finish()
     model.finish()
@@ -140,6 +143,10 @@ class _Section:
         if value is None and default is not None:
             return default
         return self.file.parent / self.text(key)
+
+    def optional_path(self, key: str) -> Path | None:
+        value = self.optional_text(key)
+        return None if value is None else self.file.parent / value
 
     def number(self, key: str, default: float | None = None, *, least: float = 0.001, whole: bool = False) -> float:
         value = self._take(key)

@@ -184,6 +184,7 @@ class Engine:
             collecting = await self._open(attempt)
             move = await self._collect(collecting.round)
             # From here on nothing can be opened any more: the round's private key is forgotten.
+            collecting.forget_key()
             self._collecting = None
             collecting.round.move(move)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
@@ -281,7 +282,7 @@ class Engine:
             state=self._state,
             suite=self._policy.content_suite.id,
             challenge=b"" if terms is None else terms.challenge,
-            receiving_key=b"" if collecting is None else collecting.receiving_key.public.to_bytes(),
+            receiving_key=b"" if collecting is None else collecting.announced_key,
             model_version=model.version,
             model_digest=model.digest,
             schema=model.schema,

@@ -7,7 +7,7 @@ and authentic; and whatever goes wrong gives the reservation back.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aggregator.rounds import Receipt, Round
 from pqfl_transport.aggregation.fedavg import Update, Weights, check_update
@@ -26,13 +26,23 @@ _MAX_SAMPLES_DIGITS = 18
 _THREAD_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Collecting:
     """A round as uploads meet it: its rules, its private key, the model that deltas refer to."""
 
     round: Round
-    receiving_key: ReceivingKey
+    receiving_key: ReceivingKey | None = field(repr=False)
+    """``None`` once the round takes nothing more."""
     base: Weights
+
+    @property
+    def announced_key(self) -> bytes:
+        """The public half as the round document carries it; empty once the round takes nothing more."""
+        return b"" if self.receiving_key is None else self.receiving_key.public.to_bytes()
+
+    def forget_key(self) -> None:
+        """Let go of the private key, so that nobody opens an update of this round any more."""
+        self.receiving_key = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,7 @@ class Intake:
             return Accepted(receipt, 0, again=True)
         reservation = round_.reserve(prologue)
         try:
-            plaintext = await self._open(prologue, rest, upload.body, sender, collecting.receiving_key)
+            plaintext = await self._open(prologue, rest, upload.body, sender, collecting)
             codec, base = prologue.header.codec, collecting.base
             update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, codec, sender, base))
             # Waiting for the body took time: the sender may have been struck off, the deadline may have passed.
@@ -98,9 +108,9 @@ class Intake:
             verify_prologue(prologue, sender_key=sender.signing_key, policy=self._policy)
 
     async def _open(
-        self, prologue: Prologue, rest: bytes, body: AsyncIterator[bytes], sender: Party, key: ReceivingKey
+        self, prologue: Prologue, rest: bytes, body: AsyncIterator[bytes], sender: Party, collecting: Collecting
     ) -> memoryview:
-        opener = await asyncio.to_thread(self._begin, prologue, sender, key)
+        opener = await asyncio.to_thread(self._begin, prologue, sender, collecting)
         plaintext = allocate(prologue.header.plaintext_bytes)
         at = 0
         piece = rest
@@ -114,7 +124,10 @@ class Intake:
         plaintext[at:] = last
         return plaintext
 
-    def _begin(self, prologue: Prologue, sender: Party, key: ReceivingKey) -> Opener:
+    def _begin(self, prologue: Prologue, sender: Party, collecting: Collecting) -> Opener:
+        key = collecting.receiving_key
+        if key is None:
+            raise RoundError(f"round {prologue.header.round} takes no updates any more", reason="closed")
         with self._crypto.running():
             return Opener(prologue, key, sender_key=sender.signing_key)
 

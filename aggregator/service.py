@@ -19,6 +19,7 @@ from pqfl_transport.errors import RoundError
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.pki.spiffe import Role
 
 
@@ -28,7 +29,9 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     run_self_test()
-    member = load_membership(config.identity, config.cacert, config.roster, role=Role.AGGREGATOR)
+    member = load_membership(
+        config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, passphrases=chosen(config.passphrase_file)
+    )
     model = load_weights(config.initial_model)
     with AuditLog(config.audit, signing_key=member.identity.key) as audit:
         setup = Setup(member, config.rounds, model, ModelStore(config.state), audit, log)

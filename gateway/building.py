@@ -12,6 +12,7 @@ from gateway.proxies import Proxy
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.keystore import load_roster, read_public, read_secret, root_keys
+from pqfl_transport.pki.passphrases import PassphraseSource, chosen
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, open_crls
 from pqfl_transport.policy import Policy, choose
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
@@ -51,15 +52,22 @@ def _service(
         for field, name in (
             ("audit", "audit"), ("audit_key", "audit-key"), ("shutdown_timeout_seconds", "shutdown-timeout"),
             ("timed_reload_seconds", "timed-reload"), ("workers", "workers"), ("quiet", "quiet"),
-            ("log_format", "log-format"),
+            ("log_format", "log-format"), ("passphrase_file", "passphrase-file"),
         )
         if name in values
     }  # fmt: skip
     if "status" in values:
         optional["status"] = Address.parse(values["status"], "--status")
+    passphrases = chosen(values.get("passphrase-file"))
     listeners = tuple(
         _listener(
-            name, role, values, crl_numbers.get(name, {}), roster_numbers.get(name, 0), several=len(told.listeners) > 1
+            name,
+            role,
+            values,
+            passphrases,
+            crl_numbers.get(name, {}),
+            roster_numbers.get(name, 0),
+            several=len(told.listeners) > 1,
         )
         for name, role, values in told.listeners
     )
@@ -67,14 +75,21 @@ def _service(
 
 
 def _listener(
-    name: str, role: Role, values: Values, crl_numbers: Mapping[str, int], roster_number: int, *, several: bool
+    name: str,
+    role: Role,
+    values: Values,
+    passphrases: PassphraseSource,
+    crl_numbers: Mapping[str, int],
+    roster_number: int,
+    *,
+    several: bool,
 ) -> ListenerConfig:
     for needed in ("listen", "target", "cacert"):
         if needed not in values:
             raise ConfigurationError(
                 f"{f'listener {name}: ' if several else ''}--{needed} is missing", reason="missing"
             )
-    tls = _tls(role, values, crl_numbers)
+    tls = _tls(role, values, passphrases, crl_numbers)
     optional: dict[str, Any] = {
         field: values[option]
         for field, option in (
@@ -113,9 +128,9 @@ def _limits(values: Values) -> Limits:
     )  # fmt: skip
 
 
-def _tls(role: Role, values: Values, crl_numbers: Mapping[str, int]) -> TlsConfig:
+def _tls(role: Role, values: Values, passphrases: PassphraseSource, crl_numbers: Mapping[str, int]) -> TlsConfig:
     policy = choose(name=values.get("policy"), level=values.get("level"), pq=values.get("pq"))
-    identity, classical = _identities(values, policy)
+    identity, classical = _identities(values, policy, passphrases)
     prefix = "allow" if role is Role.SERVER else "verify"
     allowed = AllowedPeers(
         uris=values.get(f"{prefix}-uri", ()), dns=values.get(f"{prefix}-dns", ()), ips=values.get(f"{prefix}-ip", ()),
@@ -135,7 +150,9 @@ def _tls(role: Role, values: Values, crl_numbers: Mapping[str, int]) -> TlsConfi
     )
 
 
-def _identities(values: Values, policy: Policy) -> tuple[TlsIdentity, ClassicalSide | None]:
+def _identities(
+    values: Values, policy: Policy, passphrases: PassphraseSource
+) -> tuple[TlsIdentity, ClassicalSide | None]:
     certs, keys = values.get("cert", ()), values.get("key", ())
     if "keystore" in values:
         if certs or keys:
@@ -145,13 +162,13 @@ def _identities(values: Values, policy: Policy) -> tuple[TlsIdentity, ClassicalS
     elif not certs or len(certs) != len(keys):
         raise ConfigurationError("every --cert needs its --key, or there is a --keystore", reason="missing")
     else:
-        identity = TlsIdentity.load(certs[0], keys[0], values["cacert"])
+        identity = TlsIdentity.load(certs[0], keys[0], values["cacert"], passphrases)
     if "classical-cacert" not in values:
         if len(certs) > 1:
             raise ConfigurationError("a second --cert needs --classical-cacert and --pq prefer", reason="classical")
         return identity, None
     del policy
-    return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:])
+    return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:], passphrases)
 
 
 def _revocations(

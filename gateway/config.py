@@ -94,6 +94,8 @@ class ServiceConfig:
     audit: Path | None = None
     audit_key: Path | None = None
     """An ML-DSA key that signs the heads of the audit log."""
+    passphrase_file: Path | None = None
+    """Where the passphrase of encrypted keys is read, again at each reload; the environment's where there is none."""
     shutdown_timeout_seconds: float = 30.0
     timed_reload_seconds: float = 0.0
     workers: int = 1

@@ -123,6 +123,10 @@ OPTIONS: tuple[Option, ...] = (
     Option("connect-timeout", T.SECONDS, "How long connecting may take. [default: 10]"),
     Option("unsafe-target", T.SWITCH, "Let the plain side leave this machine.", role=_SERVER),
     Option("unsafe-listen", T.SWITCH, "Accept plain connections from other machines.", role=_CLIENT),
+    Option(
+        "passphrase-file", T.FILE, "File with the passphrase of encrypted keys, mode 0600; or set PQFL_PASSPHRASE.",
+        of_service=True,
+    ),
     Option("status", T.ADDRESS, "Serve /_status, /_metrics, /healthz and /readyz here (loopback).", of_service=True),
     Option("audit", T.FILE, "Append connections, refusals and reloads to this hash-chained log.", of_service=True),
     Option("audit-key", T.FILE, "ML-DSA key that signs the heads of --audit.", of_service=True),

@@ -19,6 +19,7 @@ from pqfl_transport.errors import PqflError
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.keystore import load_signing_key
+from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.tls.engine import openssl_version
 
 
@@ -136,7 +137,7 @@ def open_audit(config: ServiceConfig) -> AuditLog | None:
     """Open the audit log, with the key that signs its heads if there is one."""
     if config.audit is None:
         return None
-    key = None if config.audit_key is None else load_signing_key(config.audit_key)
+    key = None if config.audit_key is None else load_signing_key(config.audit_key, chosen(config.passphrase_file))
     return AuditLog(config.audit, signing_key=key)
 
 

@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 from pqfl_transport.aggregation.fedavg import Weights
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.header import LOSSLESS
-from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.content.key_files import load_receiving_keys
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
@@ -32,6 +32,7 @@ from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.passphrases import PassphraseSource, chosen, fixed
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.timing import Stopwatch
 
@@ -74,7 +75,8 @@ class FederatedClient:
     given. ``aggregator`` is the SPIFFE ID of the aggregator, needed only where the roster lists several. With
     ``state_path`` the highest round and roster seen are remembered across restarts, so that nobody can lead this site
     back to an earlier one; a new run of rounds then needs a new file. ``codec`` makes updates smaller at the price of
-    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``.
+    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``. Encrypted keys
+    are opened with ``passphrase``, what is in ``passphrase_file`` (mode 0600), or what is in ``PQFL_PASSPHRASE``.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
@@ -93,15 +95,20 @@ class FederatedClient:
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         unsafe_url: bool = False,
         codec: str = LOSSLESS,
+        passphrase: str | bytes | None = None,
+        passphrase_file: Path | str | None = None,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
         self._state_path = None if state_path is None else Path(state_path)
         seen_round, seen_roster = _load_state(self._state_path)
         anchors = folder / "ca.pem" if ca_path is None else Path(ca_path)
-        member = load_membership(folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster)
-        key = _load_receiving_key(folder / "receiving.key")
-        self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round, codec=codec)
+        phrases = _passphrases(passphrase, passphrase_file)
+        member = load_membership(
+            folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster, passphrases=phrases
+        )
+        keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
+        self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         self._base: tuple[int, Weights] | None = None
         self._submitted: set[bytes] = set()
@@ -273,12 +280,10 @@ def _copy(weights: Weights) -> Weights:
     return {name: array.copy() for name, array in weights.items()}
 
 
-def _load_receiving_key(path: Path) -> ReceivingKey:
-    pem = keystore.read_secret(path)
-    try:
-        return ReceivingKey.from_pem(pem)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+def _passphrases(passphrase: str | bytes | None, file: Path | str | None) -> PassphraseSource:
+    if passphrase is not None and file is not None:
+        raise ConfigurationError("give passphrase or passphrase_file, not both", reason="two_passphrases")
+    return chosen(None if file is None else Path(file)) if passphrase is None else fixed(passphrase)
 
 
 def _load_state(path: Path | None) -> tuple[int, int]:

@@ -3,6 +3,9 @@
 Theory of operation. `Participant.judge` accepts a document only from the one aggregator of the roster, for our nonce,
 not past its end, and never of a round lower than one accepted before. Everything after that refers to the accepted
 document: the model has to be the one whose digest it names, and the update is sealed to its key and its challenge.
+
+A site that changes its receiving key has two for a while: models are sealed to the one that the aggregator's roster
+lists, which may be the one before or the one after.
 """
 
 import operator
@@ -14,6 +17,7 @@ from pqfl_transport.aggregation.fedavg import Weights, check_update, subtract
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, open_round_document
 from pqfl_transport.content.envelope import Prologue, decode_prologue
 from pqfl_transport.content.header import LOSSLESS
+from pqfl_transport.content.keyring import KeyRing
 from pqfl_transport.content.opening import open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
@@ -55,26 +59,30 @@ class SealedUpdate:
 
 
 class Participant:
-    """One site of a federation. Raises ``ConfigurationError`` where its keys are not those that the roster lists."""
+    """One site of a federation. Raises ``ConfigurationError`` where the roster lists none of its receiving keys."""
 
     def __init__(
         self,
         member: Membership,
-        receiving_key: ReceivingKey,
+        receiving_key: ReceivingKey | KeyRing,
         *,
         aggregator: str | None = None,
         seen_round: int = 0,
         codec: str = LOSSLESS,
     ) -> None:
-        if receiving_key.fingerprint != member.party.receiving_fingerprint:
+        keys = KeyRing.of(receiving_key) if isinstance(receiving_key, ReceivingKey) else receiving_key
+        listed = member.party.receiving_fingerprint
+        if listed not in {entry.fingerprint for entry in keys.entries}:
             raise ConfigurationError(
-                f"roster {member.roster.number} lists another receiving key of {member.identity.id}",
+                f"roster {member.roster.number} lists the receiving key {listed.hex()[:16]}… of {member.identity.id},"
+                " which is none of those in use here",
                 reason="key_mismatch",
             )
         self.member = member
         self.seen_round = seen_round
         """The highest round of a document accepted so far."""
-        self._receiving_key = receiving_key
+        self._keys = keys
+        self._judged_at = 0.0
         self._codec = codec
         self._aggregator = _aggregator(member, aggregator)
 
@@ -101,6 +109,7 @@ class Participant:
                 reason="stale",
             )
         self.seen_round = document.round
+        self._judged_at = now
         return RoundInfo(document.round, document.state, document.model_version, document.deadline, document)
 
     def max_model_bytes(self, info: RoundInfo) -> int:
@@ -111,12 +120,14 @@ class Participant:
         """Open the global model that the round starts from.
 
         Raises ``MessageError``: what `open_weights` raises, ``wrong_sender``, ``wrong_direction``, ``wrong_version``,
-        ``wrong_model`` where the digest is not the round document's.
+        ``wrong_model`` where the digest is not the round document's; ``ConfigurationError`` (``key_expired``) where it
+        is sealed to a key past its end.
         """
-        self._check_model_header(decode_prologue(memoryview(envelope)[:_MAX_PROLOGUE_BYTES])[0], info)
+        prologue = decode_prologue(memoryview(envelope)[:_MAX_PROLOGUE_BYTES])[0]
+        self._check_model_header(prologue, info)
         opened = open_weights(
             envelope,
-            receiving_key=self._receiving_key,
+            receiving_key=self._keys.find(prologue.header.recipients, self._judged_at).opened,
             sender_key=self._aggregator.signing_key,
             policy=self.member.policy,
             max_plaintext_bytes=info.document.plaintext_bytes,

@@ -16,7 +16,8 @@ from cryptography import x509
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki.chain import describe, load_certificates
 from pqfl_transport.pki.classical import verify_classical
-from pqfl_transport.pki.keystore import open_keystore, read_public, read_secret, root_keys
+from pqfl_transport.pki.keystore import load_private_pem, open_keystore, read_public, read_secret, root_keys
+from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.policy import Policy
@@ -64,13 +65,22 @@ class TlsIdentity:
     anchors_name: str = "the trusted authorities"
 
     @classmethod
-    def load(cls, cert_path: Path | str, key_path: Path | str, ca_path: Path | str) -> Self:
-        """Read the three files. Raises ``ConfigurationError`` naming the one that is missing, unreadable or malformed.
+    def load(
+        cls,
+        cert_path: Path | str,
+        key_path: Path | str,
+        ca_path: Path | str,
+        passphrases: PassphraseSource = from_environment,
+    ) -> Self:
+        """Read the three files; ``passphrases`` is asked where the key is encrypted.
+
+        Raises ``ConfigurationError`` naming the file that is missing, unreadable or malformed, or does not open.
 
         Whether the certificate fits a role, a policy and the key is known when a `TlsConfig` and a context are made.
         """
         cert, key, anchors = Path(cert_path), Path(key_path), Path(ca_path)
-        identity = cls(read_public(cert), read_secret(key), read_public(anchors), str(cert), str(key), str(anchors))
+        key_pem = load_private_pem(key, passphrases)
+        identity = cls(read_public(cert), key_pem, read_public(anchors), str(cert), str(key), str(anchors))
         _ = identity.leaf, identity.anchors
         return identity
 
@@ -113,7 +123,13 @@ class ClassicalSide:
     anchors_name: str = "the classical authorities"
 
     @classmethod
-    def load(cls, ca_path: Path | str, certs: Sequence[Path | str] = (), keys: Sequence[Path | str] = ()) -> Self:
+    def load(
+        cls,
+        ca_path: Path | str,
+        certs: Sequence[Path | str] = (),
+        keys: Sequence[Path | str] = (),
+        passphrases: PassphraseSource = from_environment,
+    ) -> Self:
         """Read the trust store, and a second certificate with its key if there is one.
 
         Raises ``ConfigurationError`` naming the file that is missing, unreadable or malformed.
@@ -127,7 +143,8 @@ class ClassicalSide:
         anchors_pem = read_public(store)
         identity = None
         for cert, key in zip(map(Path, certs), map(Path, keys), strict=True):
-            identity = TlsIdentity(read_public(cert), read_secret(key), anchors_pem, str(cert), str(key), str(store))
+            key_pem = load_private_pem(key, passphrases)
+            identity = TlsIdentity(read_public(cert), key_pem, anchors_pem, str(cert), str(key), str(store))
         return cls(tuple(_certificates(anchors_pem, str(store))), identity, str(store))
 
 

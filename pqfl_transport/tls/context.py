@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.engine import TlsContext, TlsEngine
@@ -34,18 +35,21 @@ def server_context(  # noqa: PLR0913 -- one call says everything; all but the fi
     allow_all: bool = False,
     level: SecurityLevel | str = DEFAULT_LEVEL,
     alpn: Sequence[str] = (),
+    passphrase_file: Path | None = None,
 ) -> ssl.SSLContext:
     """Return the context of a server that lets in these SPIFFE IDs, these DNS names, or everybody of its federation.
+
+    The passphrase of an encrypted key comes from ``passphrase_file``, of mode 0600, or from ``PQFL_PASSPHRASE``.
 
     Raises ``ConfigurationError`` naming the file or the rule that is wrong, ``PlatformError`` where the libcrypto lacks
     an algorithm of the level.
     """
     allowed = AllowedPeers(uris=_several(allow_uris), dns=_several(allow_dns), any_of_federation=allow_all)
-    identity = TlsIdentity.load(cert, key, cacert)
+    identity = TlsIdentity.load(cert, key, cacert, chosen(passphrase_file))
     return PostQuantumContext(TlsConfig(Role.SERVER, identity, for_level(level), allowed, tuple(alpn)))
 
 
-def client_context(
+def client_context(  # noqa: PLR0913 -- one call says everything; all but the files are keywords
     cert: Path | str,
     key: Path | str,
     cacert: Path | str,
@@ -54,13 +58,14 @@ def client_context(
     verify_dns: str | Sequence[str] | None = None,
     level: SecurityLevel | str = DEFAULT_LEVEL,
     alpn: Sequence[str] = (),
+    passphrase_file: Path | None = None,
 ) -> ssl.SSLContext:
     """Return the context of a client that expects one of these SPIFFE IDs or DNS names.
 
     Without either, the server's certificate has to name the host connected to. Raises as `server_context` does.
     """
     allowed = AllowedPeers(uris=_several(verify_uri), dns=_several(verify_dns))
-    identity = TlsIdentity.load(cert, key, cacert)
+    identity = TlsIdentity.load(cert, key, cacert, chosen(passphrase_file))
     return PostQuantumContext(TlsConfig(Role.CLIENT, identity, for_level(level), allowed, tuple(alpn)))
 
 
