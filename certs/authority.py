@@ -1,8 +1,9 @@
-"""The certificate authority of a federation as a folder, and the two things done with it: make it, issue from it.
+"""The certificate authority of a federation as a folder, and what is done with it: make it, issue from it, renew keys.
 
     federation.json   name and security level          issued.jsonl   every certificate ever signed
     root.pem          root.key       SECRET, offline   roster.json    who belongs, signed by the root
     issuing.pem       issuing.key    SECRET            ca.pem         both certificates, for everybody
+                                                       rekeyed.jsonl  new receiving keys that parties announced
 
 The ceremony around it is in `certs/README.md`.
 """
@@ -12,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -20,17 +21,20 @@ from typing import Self
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.identity import Identity, make_identity
+from certs.identity import Identity, make_identity, to_key_file
 from certs.ledger import Entry, read_ledger, write_ledger
+from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
 from certs.staging import restored_on_failure, staged_folder
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
 from pqfl_transport.pki.documents import parse_object, require_fields
+from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
 from pqfl_transport.pki.profiles import Profile, Usage, find_profile
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party, Roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
+from pqfl_transport.pki.statements import open_statement
 from pqfl_transport.policy import DEFAULT_LEVEL, Policy, SecurityLevel, for_level
 
 DEFAULT_FEDERATION = "pqfl"
@@ -60,6 +64,8 @@ class Authority:
     folder: Path
     federation: str
     level: SecurityLevel
+    passphrases: PassphraseSource = field(default=from_environment, compare=False, repr=False)
+    """Asked where ``root.key`` or ``issuing.key`` is encrypted."""
 
     @classmethod
     def create(
@@ -68,23 +74,25 @@ class Authority:
         *,
         federation: str = DEFAULT_FEDERATION,
         level: SecurityLevel | str = DEFAULT_LEVEL,
+        passphrase: bytes | None = None,
         now: datetime | None = None,
     ) -> Self:
         """Make root, issuing authority and an empty roster number 1; the folder appears whole or not at all.
 
-        ``now`` is the system's clock unless given. Raises ``ConfigurationError``: ``exists`` for a folder that holds
-        anything, ``unknown_level``; ``CertificateError`` (``bad_name``) for a name outside the grammar.
+        With a passphrase both private keys are encrypted. ``now`` is the system's clock unless given. Raises
+        ``ConfigurationError``: ``exists`` for a folder that holds anything, ``unknown_level``; ``CertificateError``
+        (``bad_name``) for a name outside the grammar.
         """
         now = now or datetime.now(UTC)
         authority = cls(folder, federation, for_level(level).level)
         root = create_root(federation, now=now)
         issuing = create_issuing(root, authority.level, now=now)
         with staged_folder(folder) as stage:
-            replace(authority, folder=stage)._write_new(root, issuing, now)  # noqa: SLF001 -- the same class
+            replace(authority, folder=stage)._write_new(root, issuing, passphrase, now)  # noqa: SLF001 -- the same class
         return authority
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, passphrases: PassphraseSource = from_environment) -> Self:
         """Open an existing authority. Raises ``ConfigurationError`` naming the file that is missing or malformed."""
         path = folder / "federation.json"
         data = keystore.read_public(path)
@@ -96,7 +104,7 @@ class Authority:
             raise ConfigurationError(f"{path}: says {settings['pqfl'][:40]!r} and not {_TAG!r}", reason="malformed")
         try:
             require_label("federation", settings["federation"])
-            return cls(folder, settings["federation"], for_level(settings["level"]).level)
+            return cls(folder, settings["federation"], for_level(settings["level"]).level, passphrases)
         except (CertificateError, ConfigurationError) as error:
             raise ConfigurationError(f"{path}: {error}", reason="malformed") from error
 
@@ -116,11 +124,16 @@ class Authority:
         return self.folder / "issued.jsonl"
 
     @property
+    def record_path(self) -> Path:
+        """Every new receiving key that was taken into a roster."""
+        return self.folder / "rekeyed.jsonl"
+
+    @property
     def policy(self) -> Policy:
         """The policy of the federation's level."""
         return for_level(self.level)
 
-    def issue(
+    def issue(  # noqa: PLR0913 -- one call says everything, in keywords
         self,
         *,
         profile: str,
@@ -129,11 +142,13 @@ class Authority:
         hosts: Sequence[Host] = (),
         days: int | None = None,
         weight_cap: int = DEFAULT_WEIGHT_CAP,
+        passphrase: bytes | None = None,
         now: datetime | None = None,
     ) -> Issued:
         """Make a party's keys and certificates as the folder ``out`` and enter it in ledger and roster: all or nothing.
 
-        ``days`` is the profile's default unless given, or what remains of the issuer's life where that is less.
+        ``days`` is the profile's default unless given, or what remains of the issuer's life where that is less. With a
+        passphrase the party's private keys are encrypted.
         Raises ``ConfigurationError``: ``exists`` (``out`` holds something), ``already_issued``, ``unknown_profile``,
         ``bad_host``, ``bad_validity``, ``bad_weight_cap``, ``missing`` for a private key that is not in the folder;
         ``CertificateError`` (``bad_name``) for a name outside the grammar.
@@ -151,25 +166,52 @@ class Authority:
             entries = _entries(identity, row, now)
             cap = weight_cap if row.role is Role.SITE else 0
             with restored_on_failure(self.ledger_path, self.roster_path), staged_folder(out) as stage:
-                identity.write(stage, keystore.read_public(self.ca_path))
+                identity.write(stage, keystore.read_public(self.ca_path), passphrase)
                 # The ledger first: a certificate that it does not know could never be revoked.
                 write_ledger(self.ledger_path, (*ledger, *entries))
                 number = self._admit(identity.party(weight_cap=cap), now)
         return Issued(party_id, out, entries, number)
+
+    def rekey(self, data: bytes, *, now: datetime | None = None) -> tuple[Rekeyed, int]:
+        """Take a party's statement of a new receiving key; return the record of it and the new roster's number.
+
+        Raises ``MessageError``: what `open_statement` and `require_acceptable` raise; ``PolicyError`` (``wrong_kem``);
+        ``ConfigurationError`` where the root's key is not there.
+        """
+        now = now or datetime.now(UTC)
+        with self._locked():
+            roster, record = self.roster(), read_record(self.record_path)
+            party, statement = open_statement(data, roster, now=now.timestamp())
+            require_acceptable(
+                party, statement, roster=roster, record=record, ledger=read_ledger(self.ledger_path),
+                policy=self.policy,
+            )  # fmt: skip
+            taken = Rekeyed.of(party, statement, data, now)
+            renewed = replace(
+                party,
+                receiving_key=statement.receiving_key,
+                receiving_fingerprint=statement.receiving_fingerprint,
+            )
+            write_record(self.record_path, record)
+            with restored_on_failure(self.record_path, self.roster_path):
+                # The record first: a statement that is in a roster and not in the record could be taken again.
+                write_record(self.record_path, (*record, taken))
+                number = self._admit(renewed, now)
+        return taken, number or 0
 
     def roster(self) -> Roster:
         """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
         roots = keystore.root_keys(keystore.load_anchors(self.folder / "root.pem"))
         return keystore.load_roster(self.roster_path, roots, federation=self.federation)
 
-    def _write_new(self, root: Issuer, issuing: Issuer, now: datetime) -> None:
+    def _write_new(self, root: Issuer, issuing: Issuer, passphrase: bytes | None, now: datetime) -> None:
         settings = {"pqfl": _TAG, "federation": self.federation, "level": self.level.value}
         keystore.write_public(self.folder / "federation.json", json.dumps(settings, indent=1).encode() + b"\n")
         pems = []
         for name, issuer in (("root", root), ("issuing", issuing)):
             pems.append(issuer.certificate.public_bytes(Encoding.PEM))
             keystore.write_public(self.folder / f"{name}.pem", pems[-1])
-            keystore.write_secret(self.folder / f"{name}.key", issuer.key.to_pem())
+            keystore.write_secret(self.folder / f"{name}.key", to_key_file(issuer.key, passphrase))
         keystore.write_public(self.ca_path, b"".join(pems))
         roster = Roster(self.federation, self.level, 1, int(now.timestamp()), MappingProxyType({}))
         keystore.write_public(self.roster_path, sign_roster(roster, root.key))
@@ -218,7 +260,7 @@ class Authority:
                 " bring it from where it is kept offline",
                 reason="missing",
             )
-        return keystore.load_signing_key(path)
+        return keystore.load_signing_key(path, self.passphrases)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

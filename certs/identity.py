@@ -12,7 +12,9 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pqfl_transport.content.keyring import KeyEntry
 from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
 from pqfl_transport.pki.keystore import write_public, write_secret
@@ -40,17 +42,22 @@ class Identity:
     tls_key: SigningKey
     content: ContentKeys | None
 
-    def write(self, folder: Path, anchors_pem: bytes) -> None:
-        """Write the folder's files; private keys get mode 0600. Raises ``ConfigurationError`` over existing keys."""
+    def write(self, folder: Path, anchors_pem: bytes, passphrase: bytes | None = None) -> None:
+        """Write the folder's files; private keys get mode 0600, and are encrypted where there is a passphrase.
+
+        Raises ``ConfigurationError`` over existing keys.
+        """
         write_public(folder / "ca.pem", anchors_pem)
         write_public(folder / "tls.pem", self.tls_certificate.public_bytes(Encoding.PEM))
-        write_secret(folder / "tls.key", self.tls_key.to_pem())
+        write_secret(folder / "tls.key", to_key_file(self.tls_key, passphrase))
         if self.content is None:
             return
         write_public(folder / "signing.pem", self.content.signing_certificate.public_bytes(Encoding.PEM))
-        write_secret(folder / "signing.key", self.content.signing_key.to_pem())
+        write_secret(folder / "signing.key", to_key_file(self.content.signing_key, passphrase))
         write_public(folder / "receiving.pub", self.content.receiving_key.public.to_pem())
-        write_secret(folder / "receiving.key", self.content.receiving_key.to_pem())
+        receiving = KeyEntry.of(self.content.receiving_key)
+        encrypted = receiving if passphrase is None else receiving.encrypted(passphrase)
+        write_secret(folder / "receiving.key", encrypted.to_pem())
 
     def party(self, *, weight_cap: int) -> Party | None:
         """Return this party's entry in the roster; ``None`` where it has no content keys."""
@@ -58,6 +65,11 @@ class Identity:
             return None
         public = self.content.receiving_key.public
         return Party(self.id, self.content.signing_key.verifying_key, public.to_bytes(), public.fingerprint, weight_cap)
+
+
+def to_key_file(key: SigningKey, passphrase: bytes | None) -> bytes:
+    """Return a signing or TLS key as its file holds it: PKCS#8, encrypted where there is a passphrase."""
+    return key.to_pem() if passphrase is None else pkcs8.encrypt(key.to_pem(), passphrase)
 
 
 def make_identity(

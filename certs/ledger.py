@@ -17,7 +17,7 @@ from pqfl_transport.pki.keystore import read_public, write_public
 from pqfl_transport.pki.profiles import Usage
 
 _MAX_LEDGER_BYTES = 256 * 1024 * 1024
-_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class Entry:
     def of(cls, certificate: x509.Certificate, *, holder: str, usage: Usage | str, now: datetime) -> Self:
         """Describe a certificate that was just made."""
         return cls(
-            issued_at=now.astimezone(UTC).strftime(_TIME_FORMAT),
+            issued_at=now.astimezone(UTC).strftime(TIME_FORMAT),
             id=holder,
             usage=str(usage),
             algorithm=key_algorithm_name(certificate),
             serial=f"{certificate.serial_number:x}",
             sha256=certificate.fingerprint(hashes.SHA256()).hex(),
-            not_after=certificate.not_valid_after_utc.strftime(_TIME_FORMAT),
+            not_after=certificate.not_valid_after_utc.strftime(TIME_FORMAT),
         )
 
 
