@@ -28,7 +28,7 @@ _COMMANDS = MappingProxyType(
         "probe": ("pqfl.commands.probe", "probe"),
         "audit": ("pqfl.commands.audit", "audit_group"),
         "aggregator": ("pqfl.commands.aggregator", "aggregator"),
-        "key": ("pqfl.commands.content", "key_group"),
+        "key": ("pqfl.commands.keys", "key_group"),
         "seal": ("pqfl.commands.content", "seal"),
         "open": ("pqfl.commands.content", "open_command"),
         "verify": ("pqfl.commands.content", "verify"),

@@ -8,7 +8,9 @@ import click
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from pqfl.commands.passphrases import new_passphrase, passphrase_option
 from pqfl_transport.audit import EventKind, verify_audit_log
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki.keystore import read_public, write_public, write_secret
@@ -24,10 +26,15 @@ def audit_group() -> None:
 
 @audit_group.command(name="key")
 @click.option("--out", required=True, type=_FILE, help="Where to put it; FILE.pub is its public half.")
-def new_key(out: Path) -> None:
+@click.option("--encrypt", is_flag=True, help="Encrypt it under a passphrase.")
+@passphrase_option
+def new_key(out: Path, encrypt: bool, passphrase_file: Path | None) -> None:
     """Make the key that signs the heads of a log (--audit-key)."""
     key = SigningKey.generate(_ALGORITHM)
-    write_secret(out, key.to_pem())
+    pem = key.to_pem()
+    if encrypt:
+        pem = pkcs8.encrypt(pem, new_passphrase(str(out), passphrase_file, environment=True))
+    write_secret(out, pem)
     write_public(out.with_name(out.name + ".pub"), _public_pem(key.verifying_key), overwrite=False)
     click.echo(f"{out}: {_ALGORITHM}, fingerprint {key.verifying_key.fingerprint.hex()}")
 

@@ -11,11 +11,16 @@ import click
 
 from certs.authority import DEFAULT_FEDERATION, DEFAULT_WEIGHT_CAP, Authority, Issued
 from certs.ledger import Entry, read_ledger
+from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
+from pqfl.commands.reading import named, say
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki.authority import Host, require_host
+from pqfl_transport.pki.files import read_public
 from pqfl_transport.pki.profiles import LEAF_DAYS, PROFILES, Usage
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP
 from pqfl_transport.pki.spiffe import require_label
+from pqfl_transport.pki.statements import MAX_STATEMENT_BYTES
+from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel
 
 _PATH = click.Path(path_type=Path)
@@ -34,7 +39,7 @@ _ISSUE_FLAGS = {
 }
 
 
-@click.group("ca", short_help="Make an authority, issue identities.")
+@click.group("ca", short_help="Make an authority, issue identities, renew keys.")
 def ca_group() -> None:
     """Make a federation's authority and issue identities from it."""
 
@@ -83,11 +88,14 @@ def _require_host(host: Host) -> None:
     help="Its name in every SPIFFE ID: a-z, 0-9 and '-'.",
 )
 @click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Algorithms of all parties.")
+@click.option("--encrypt", is_flag=True, help="Encrypt both private keys under a passphrase.")
+@passphrase_option
 @_JSON
-def init(folder: Path, federation: str, level: str, as_json: bool) -> None:
+def init(folder: Path, federation: str, level: str, encrypt: bool, passphrase_file: Path | None, as_json: bool) -> None:
     """Make root, issuing authority and an empty roster."""
+    passphrase = new_passphrase(f"the keys in {folder}", passphrase_file, environment=True) if encrypt else None
     with _blaming(_INIT_FLAGS):
-        authority = Authority.create(folder, federation=federation, level=level)
+        authority = Authority.create(folder, federation=federation, level=level, passphrase=passphrase)
     root, issuing = read_ledger(authority.ledger_path)
     if as_json:
         click.echo(json.dumps(_init_facts(authority, root, issuing)))
@@ -120,6 +128,9 @@ Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --
     help=f"Most samples that one update of a site may claim.  [default: {DEFAULT_WEIGHT_CAP}]",
 )
 @click.option("--out", required=True, type=_PATH, help="Folder to make for the party; it must not hold anything yet.")
+@click.option("--encrypt", is_flag=True, help="Encrypt the party's private keys under a passphrase.")
+@passphrase_option
+@new_passphrase_option
 @_JSON
 def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     folder: Path,
@@ -130,6 +141,9 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     days: int | None,
     weight_cap: int | None,
     out: Path,
+    encrypt: bool,
+    passphrase_file: Path | None,
+    new_passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
     """Make a party's keys and certificates; sites and aggregators enter the roster.
@@ -138,8 +152,9 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     """
     if weight_cap is not None and profile != "site":
         raise click.UsageError(f"--weight-cap is for sites; profile {profile} sends no updates")
+    passphrase = new_passphrase(f"the keys in {out}", new_passphrase_file, environment=False) if encrypt else None
     with _blaming(_ISSUE_FLAGS):
-        authority = Authority.open(folder)
+        authority = Authority.open(folder, passphrases_of(passphrase_file))
         issued = authority.issue(
             profile=profile,
             name=name,
@@ -147,11 +162,36 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
             hosts=(*dns, *ip),
             days=days,
             weight_cap=weight_cap or DEFAULT_WEIGHT_CAP,
+            passphrase=passphrase,
         )
     if as_json:
         click.echo(json.dumps(_issue_facts(authority, issued)))
     else:
         _tell_issued(authority, issued)
+
+
+@ca_group.command("rekey")
+@click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
+@click.option("--statement", required=True, type=_PATH, help="receiving-key.json of `pqfl key rotate --identity`.")
+@passphrase_option
+@_JSON
+def rekey(folder: Path, statement: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Take a party's new receiving key into the next roster, on a statement that the party signed.
+
+    An old statement does not bring an old key back. Compare the words with the party before you hand out the roster.
+    """
+    data = read_public(statement, max_bytes=MAX_STATEMENT_BYTES)
+    authority = Authority.open(folder, passphrases_of(passphrase_file))
+    taken, number = named(statement, lambda: authority.rekey(data))
+    facts = {**asdict(taken), "words": to_words(bytes.fromhex(taken.after)), "roster": str(authority.roster_path),
+             "roster_number": number}  # fmt: skip
+    lines = "\n".join(f"  {line}" for line in to_lines(bytes.fromhex(taken.after)))
+    say(
+        facts,
+        f"{taken.id}: receiving key {taken.after}\n{lines}\n"
+        f"Roster number {number}: give {authority.roster_path} to every party again.",
+        as_json=as_json,
+    )
 
 
 def _init_facts(authority: Authority, root: Entry, issuing: Entry) -> dict[str, object]:

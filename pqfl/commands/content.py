@@ -1,41 +1,17 @@
-"""`pqfl key`, `pqfl seal`, `pqfl open`, `pqfl verify`: files of weights, sealed by one sender."""
+"""`pqfl seal`, `pqfl open`, `pqfl verify`: files of weights, sealed by one sender."""
 
 from pathlib import Path
 
 import click
 
-from pqfl.commands.reading import PATH, load_receiving_key, load_recipient, named, policy_for, say, sender_of
+from pqfl.commands.passphrases import passphrase_option, passphrases_of
+from pqfl.commands.reading import EXPERIMENTAL, PATH, Reader, named, policy_for, say, sender_of
 from pqfl_transport.content.files import open_file, seal_file, verify_file
 from pqfl_transport.content.header import CODECS, LOSSLESS
-from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.content.key_files import load_recipient
 from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
-from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
-
-_LEVEL = click.Choice([level.value for level in SecurityLevel])
-
-
-@click.group("key")
-def key_group() -> None:
-    """Make receiving keys."""
-
-
-@key_group.command("new")
-@click.option("--out", required=True, type=PATH, help="File for the private key; the public one gets .pub behind it.")
-@click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Decides the KEM.")
-@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def new_key(out: Path, level: str, as_json: bool) -> None:
-    """Make a receiving key: FILE (secret, mode 0600) and FILE.pub."""
-    public = out.with_name(out.name + ".pub")
-    for path in (out, public):
-        if path.exists():
-            raise ConfigurationError(f"--out {path}: exists already and is not overwritten", reason="exists")
-    key = ReceivingKey.generate(for_level(level).content_suite.kem)
-    keystore.write_secret(out, key.to_pem())
-    keystore.write_public(public, key.public.to_pem())
-    facts = {"private": str(out), "public": str(public), "kem": key.kem, "fingerprint": key.fingerprint.hex()}
-    say(facts, f"{out} and {public}: {key.kem}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
 
 
 @click.command(short_help="Seal a file of weights for its readers.")
@@ -44,6 +20,8 @@ def new_key(out: Path, level: str, as_json: bool) -> None:
 @click.option("--threshold", type=int, default=0, metavar="T", help="Only T of the readers together can open.")
 @click.option("--trailer", is_flag=True, help="Sign the body too: evidence to third parties.")
 @click.option("--codec", type=click.Choice(CODECS), default=LOSSLESS, help="Smaller, with a bounded loss of precision.")
+@EXPERIMENTAL
+@passphrase_option
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -53,6 +31,8 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     threshold: int,
     trailer: bool,
     codec: str,
+    allow_experimental: bool,
+    passphrase_file: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -62,9 +42,9 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     With several --to each of them opens alone. With --threshold T any T of them open together, by `pqfl share-open`
     and `pqfl combine`, and fewer learn nothing.
     """
-    sender = keystore.load_signing_identity(identity)
+    sender = keystore.load_signing_identity(identity, passphrases=passphrases_of(passphrase_file))
     keys = [load_recipient(path) for path in recipients]
-    policy = policy_for(sender.key.algorithm, keys[0].kem)
+    policy = policy_for(sender.key.algorithm, keys[0].kem, experimental=allow_experimental)
     parameters = EnvelopeParameters(
         suite=policy.content_suite.id,
         federation=sender.id.federation,
@@ -86,26 +66,40 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
 
 @click.command("open", short_help="Open a sealed file of weights.")
 @click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key.")
+@passphrase_option
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@EXPERIMENTAL
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
-def open_command(key_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path) -> None:
-    """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds."""
-    key = load_receiving_key(key_path)
-    sender = sender_of(sender_path, key.public)
-    header = named(source, lambda: open_file(source, target, sender=sender, unlock=lambda _prologue: key))
+def open_command(
+    key_path: Path,
+    sender_path: Path,
+    allow_experimental: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
+    source: Path,
+    target: Path,
+) -> None:
+    """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds.
+
+    Of several keys in the --key file, the one that the envelope is sealed to opens it.
+    """
+    reader = Reader(key_path, passphrases_of(passphrase_file))
+    sender = sender_of(sender_path, reader, experimental=allow_experimental)
+    header = named(source, lambda: open_file(source, target, sender=sender, unlock=reader.key_of), key_path)
     facts = {"file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes}
     say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
 
 
 @click.command(short_help="Verify a sealed file without opening it.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@EXPERIMENTAL
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
-def verify(sender_path: Path, as_json: bool, source: Path) -> None:
+def verify(sender_path: Path, allow_experimental: bool, as_json: bool, source: Path) -> None:
     """Verify who signed an envelope, and its body too where it has a trailer. Needs no secret."""
-    sender = sender_of(sender_path)
+    sender = sender_of(sender_path, experimental=allow_experimental)
     prologue = named(source, lambda: verify_file(source, sender))
     header = prologue.header
     facts = {
@@ -129,4 +123,4 @@ def _threshold(threshold: int, readers: int) -> int:
     return threshold
 
 
-COMMANDS = (key_group, seal, open_command, verify)
+COMMANDS = (seal, open_command, verify)

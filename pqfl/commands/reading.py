@@ -1,18 +1,23 @@
 """What the commands on envelopes share: keys and certificates from files, errors that name the file, the output."""
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from pqfl_transport.algorithms import find
+from pqfl_transport.algorithms import CONTENT_SUITES, find
+from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.files import Sender
-from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
-from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.content.key_files import load_key_ring, unlock_entry
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningCertificate
+from pqfl_transport.pki.passphrases import PassphraseSource
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.policy import POLICIES, Policy
 
@@ -20,15 +25,34 @@ T = TypeVar("T")
 
 PATH = click.Path(path_type=Path)
 
-
-def load_recipient(path: Path) -> RecipientKey:
-    """Load a public receiving key."""
-    return named(path, lambda: RecipientKey.from_pem(keystore.read_public(path)))
+EXPERIMENTAL = click.option("--allow-experimental", is_flag=True, help="Use KEMs that no security level lists.")
 
 
-def load_receiving_key(path: Path) -> ReceivingKey:
-    """Load a private receiving key."""
-    return named(path, lambda: ReceivingKey.from_pem(keystore.read_secret(path)))
+class Reader:
+    """The private receiving keys of one file; which of them is needed, an envelope says."""
+
+    def __init__(self, path: Path, passphrases: PassphraseSource) -> None:
+        self._path, self._passphrases = path, passphrases
+        self._ring = load_key_ring(path)
+
+    def key_for(self, fingerprints: Iterable[bytes]) -> ReceivingKey:
+        """Return the key that one of these names, unlocked. Raises as `KeyRing.find` and `unlock_entry` do."""
+        entry = self._ring.find(fingerprints, time.time())
+        return unlock_entry(self._path, entry, self._passphrases).opened
+
+    def key_of(self, prologue: Prologue) -> ReceivingKey:
+        """Return the key that an envelope is sealed to."""
+        return self.key_for(prologue.header.recipients)
+
+    @property
+    def kems(self) -> tuple[str, ...]:
+        """The KEMs of all keys, the newest key's first."""
+        return tuple(dict.fromkeys(entry.kem for entry in self._ring.entries))
+
+    @property
+    def newest_fingerprint(self) -> bytes:
+        """The fingerprint of the key in use."""
+        return self._ring.newest.fingerprint
 
 
 def load_signer(path: Path) -> SigningCertificate:
@@ -39,31 +63,62 @@ def load_signer(path: Path) -> SigningCertificate:
     return SigningCertificate(named(path, lambda: chain.spiffe_id(certificate)), key, certificate)
 
 
-def sender_of(path: Path, reader: RecipientKey | None = None) -> Sender:
-    """Return whom envelopes have to be from, under the policy that his key and the reader's belong to."""
+def sender_of(path: Path, reader: Reader | None = None, *, experimental: bool = False) -> Sender:
+    """Return whom envelopes have to be from, under a policy of the suites that his key and the reader's belong to.
+
+    Suites of experimental KEMs are in it only where ``experimental`` says so.
+    """
     signer = load_signer(path)
-    return Sender(str(signer.id), signer.key, policy_for(signer.key.algorithm, None if reader is None else reader.kem))
+    if reader is None:
+        return Sender(str(signer.id), signer.key, policy_for(signer.key.algorithm, None, experimental=experimental))
+    policies: list[Policy] = []
+    failed: PqflError | None = None
+    for kem in reader.kems:
+        try:
+            policies.append(policy_for(signer.key.algorithm, kem, experimental=experimental))
+        except PqflError as error:
+            failed = failed or error
+    if not policies:
+        raise failed or ConfigurationError("there is no receiving key", reason="wrong_key")
+    suites = tuple(dict.fromkeys(suite for policy in policies for suite in policy.content_suites))
+    return Sender(str(signer.id), signer.key, replace(policies[0], content_suites=suites))
 
 
-def policy_for(signature: str, kem: str | None) -> Policy:
-    """Return the level whose suites sign with this algorithm, and seal to keys of this KEM where one is given."""
-    for policy in POLICIES.values():
-        suite = policy.content_suite
-        if suite.signature == find(signature).name and kem in {None, suite.kem}:
-            return policy
-    raise ConfigurationError(
-        f"no security level seals to a key of {kem} and signs with {signature}", reason="wrong_key"
+def policy_for(signature: str, kem: str | None, *, experimental: bool = False) -> Policy:
+    """Return the level whose suites sign with this algorithm, and seal to keys of this KEM where one is given.
+
+    Raises ``PolicyError`` (``content_suite``) for a KEM that is used only where ``experimental`` says so.
+    """
+    signs = find(signature).name
+    levels = [policy for policy in POLICIES.values() if policy.content_suite.signature == signs]
+    more = tuple(
+        suite.id
+        for suite in CONTENT_SUITES.values()
+        if suite.is_experimental and suite.signature == signs and kem in {None, suite.kem}
     )
+    for policy in levels:
+        if kem in {None, policy.content_suite.kem}:
+            return replace(policy, content_suites=policy.content_suites + more) if experimental else policy
+    if not levels or not more:
+        raise ConfigurationError(
+            f"no security level seals to a key of {kem} and signs with {signature}", reason="wrong_key"
+        )
+    if not experimental:
+        raise PolicyError(
+            f"{kem} is experimental: no security level lists it, and --allow-experimental asks for it all the same",
+            reason="content_suite",
+        )
+    return replace(levels[0], name=f"{levels[0].name}+experimental", content_suites=more)
 
 
-def named(path: Path, action: Callable[[], T]) -> T:
-    """Run ``action``; an error of it that does not name the file gets its name in front."""
+def named(path: Path, action: Callable[[], T], *others: Path) -> T:
+    """Run ``action``; an error that names neither the file nor one of the others gets its name in front."""
     try:
         return action()
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: no such file", reason="no_file") from None
     except PqflError as error:
-        if str(path) in str(error):
+        if any(str(one) in str(error) for one in (path, *others)):
             raise
         raise type(error)(f"{path}: {error}", reason=error.reason) from error
 

@@ -1,15 +1,17 @@
 """`pqfl share-open` and `pqfl combine`: opening what only several trustees together may open."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import (
+    EXPERIMENTAL,
     PATH,
-    load_receiving_key,
-    load_recipient,
+    Reader,
     load_signer,
     named,
     say,
@@ -17,7 +19,9 @@ from pqfl.commands.reading import (
 )
 from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.files import Sender, open_file, verified_prologue
+from pqfl_transport.content.key_files import load_recipient
 from pqfl_transport.content.opening import ContentKey
+from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.shares import (
     MAX_CONTRIBUTION_BYTES,
     Combined,
@@ -25,6 +29,7 @@ from pqfl_transport.content.shares import (
     KeyLookup,
     combine,
     contribute,
+    parse_contribution,
 )
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import ConfigurationError, MessageError
@@ -37,16 +42,29 @@ from pqfl_transport.pki.profiles import Usage
 @click.option("--identity", required=True, type=PATH, help="Folder with your signing.pem and signing.key.")
 @click.option("--for", "combiner_path", required=True, type=PATH, help="Public receiving key of who combines.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="signing.pem of the file's sender.")
+@EXPERIMENTAL
+@passphrase_option
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="SHARE", type=PATH)
-def share_open(
-    key_path: Path, identity: Path, combiner_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path
+def share_open(  # noqa: PLR0913, PLR0917 -- one option each
+    key_path: Path,
+    identity: Path,
+    combiner_path: Path,
+    sender_path: Path,
+    allow_experimental: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
+    source: Path,
+    target: Path,
 ) -> None:
     """Write your contribution to opening IN: signed by you, sealed to who combines, good for this file alone."""
-    key, combiner = load_receiving_key(key_path), load_recipient(combiner_path)
-    trustee = keystore.load_signing_identity(identity)
-    prologue = named(source, lambda: verified_prologue(source, sender_of(sender_path, key.public)))
+    passphrases = passphrases_of(passphrase_file)
+    reader, combiner = Reader(key_path, passphrases), load_recipient(combiner_path)
+    trustee = keystore.load_signing_identity(identity, passphrases=passphrases)
+    sender = sender_of(sender_path, reader, experimental=allow_experimental)
+    prologue = named(source, lambda: verified_prologue(source, sender))
+    key = named(source, lambda: reader.key_of(prologue), key_path)
     contribution = named(
         source,
         lambda: contribute(
@@ -70,6 +88,8 @@ def share_open(
 @click.command("combine", short_help="Open a file from the contributions of several.")
 @click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key that they were sealed to.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="signing.pem of the file's sender.")
+@EXPERIMENTAL
+@passphrase_option
 @click.option("--share", "shares", required=True, multiple=True, type=PATH, help="A contribution; repeatable.")
 @click.option("--trustee", "trustees", multiple=True, type=PATH, help="A trustee's signing.pem; repeatable.")
 @click.option(
@@ -86,6 +106,8 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     shares: tuple[Path, ...],
     trustees: tuple[Path, ...],
     cacert: Path | None,
+    allow_experimental: bool,
+    passphrase_file: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -95,8 +117,8 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     A contribution that does not hold is left out, and its trustee named. Shares are held to the hashes that the sender
     signed. Who contributed is proven by --trustee or --cacert, and only claimed where neither is at hand.
     """
-    key = load_receiving_key(key_path)
-    sender = sender_of(sender_path, key.public)
+    reader = Reader(key_path, passphrases_of(passphrase_file))
+    sender = sender_of(sender_path, reader, experimental=allow_experimental)
     if cacert is None and not trustees and (beside := key_path.parent / "ca.pem").exists():
         cacert = beside
     lookup = _lookup(trustees, cacert, sender)
@@ -104,10 +126,10 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     found: list[Combined] = []
 
     def unlock(prologue: Prologue) -> ContentKey:
-        found.append(combine(prologue, contributions, key, lookup))
+        found.append(combine(prologue, contributions, _combiner_key(reader, contributions), lookup))
         return found[0].key
 
-    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock))
+    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock), key_path)
     proven = bool(cacert or trustees)
     for one in found[0].refused:
         claim = one.trustee if proven else f"{one.trustee}, as it claims"
@@ -124,6 +146,18 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
         ],
     }  # fmt: skip
     say(facts, f"{target}: signed by {header.sender}, opened by {', '.join(found[0].trustees)}", as_json=as_json)
+
+
+def _combiner_key(reader: Reader, contributions: list[tuple[str, bytes]]) -> ReceivingKey:
+    """Return the key that contributions are sealed to; the newest where they are sealed to none of the reader's."""
+    meant = []
+    for _source, data in contributions:
+        with suppress(MessageError):
+            meant.append(parse_contribution(data).combiner)
+    try:
+        return reader.key_for(meant)
+    except MessageError:
+        return reader.key_for([reader.newest_fingerprint])
 
 
 def _lookup(trustees: tuple[Path, ...], cacert: Path | None, sender: Sender) -> KeyLookup:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pqfl.commands.reading import load_receiving_key, load_signer, named, policy_for, sender_of
+from pqfl.commands.reading import Reader, load_signer, named, policy_for, sender_of
+from pqfl_transport.algorithms import CONTENT_SUITES
+from pqfl_transport.content.keyring import KeyRing
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.passphrases import fixed
 from tests.support.pki import make_federation
 
 
@@ -22,8 +25,10 @@ def test_an_error_names_its_file_once(tmp_path: Path) -> None:
     assert caught.value.reason == "because"
     with pytest.raises(MessageError, match=r"^in /x/y$"):
         named(Path("/x/y"), lambda: fail("in /x/y"))
+    with pytest.raises(MessageError, match=r"^in /x/z$"):
+        named(Path("/x/y"), lambda: fail("in /x/z"), Path("/x/z"))
     with pytest.raises(ConfigurationError, match="no such file"):
-        load_receiving_key(tmp_path / "absent")
+        Reader(tmp_path / "absent", fixed("x"))
 
 
 def test_keys_decide_the_policy() -> None:
@@ -35,14 +40,42 @@ def test_keys_decide_the_policy() -> None:
         policy_for("ML-DSA-44", "ML-KEM-1024")
 
 
+def test_experimental_kems_have_to_be_asked_for() -> None:
+    """No level lists them: a refusal of policy names the flag, and with it nothing but their own suite is allowed."""
+    kem = "Classic-McEliece-348864+X25519"
+    with pytest.raises(PolicyError, match="--allow-experimental") as caught:
+        policy_for("ML-DSA-44", kem)
+    assert caught.value.exit_status == 3
+    policy = policy_for("ML-DSA-44", kem, experimental=True)
+    assert [CONTENT_SUITES[suite].kem for suite in policy.content_suites] == [kem]
+    assert not any(CONTENT_SUITES[suite].is_experimental for suite in policy_for("ML-DSA-44", None).content_suites)
+    every = policy_for("ML-DSA-44", None, experimental=True).content_suites
+    assert {suite for suite in CONTENT_SUITES if CONTENT_SUITES[suite].signature == "ML-DSA-44"} == set(every)
+    with pytest.raises(ConfigurationError, match="no security level"):
+        policy_for("ML-DSA-87", kem, experimental=True)
+
+
 def test_a_sender_is_read_from_its_signing_certificate(tmp_path: Path) -> None:
     """A TLS certificate is refused for it, and a damaged key is refused by its file."""
     federation = make_federation(tmp_path, sites=("bank-a",))
     site = federation.site("bank-a")
-    sender = sender_of(site / "signing.pem", ReceivingKey.generate("ML-KEM-768+X25519").public)
+    keystore.write_secret(tmp_path / "reader", ReceivingKey.generate("ML-KEM-768+X25519").to_pem())
+    sender = sender_of(site / "signing.pem", Reader(tmp_path / "reader", fixed("x")))
     assert (sender.id, sender.policy.level) == (federation.site_uri("bank-a"), "high")
     with pytest.raises(Exception, match=r"tls\.pem"):
         load_signer(site / "tls.pem")
     keystore.write_secret(tmp_path / "damaged", b"-----BEGIN NOTHING-----\n")
     with pytest.raises(ConfigurationError, match="damaged"):
-        load_receiving_key(tmp_path / "damaged")
+        Reader(tmp_path / "damaged", fixed("x"))
+
+
+def test_a_reader_with_keys_of_several_kems_takes_what_the_sender_can_sign(tmp_path: Path) -> None:
+    """A key that does not go together with the sender's does not keep the others from opening."""
+    federation = make_federation(tmp_path, sites=("bank-a",))
+    signing = federation.site("bank-a") / "signing.pem"
+    keys = [ReceivingKey.generate(kem) for kem in ("ML-KEM-1024", "ML-KEM-768+X25519")]
+    keystore.write_secret(tmp_path / "reader", KeyRing.of(*keys).to_pem())
+    assert sender_of(signing, Reader(tmp_path / "reader", fixed("x"))).policy.level == "high"
+    keystore.write_secret(tmp_path / "other", keys[0].to_pem())
+    with pytest.raises(ConfigurationError, match="ML-KEM-1024"):
+        sender_of(signing, Reader(tmp_path / "other", fixed("x")))

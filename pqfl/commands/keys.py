@@ -1,0 +1,151 @@
+"""`pqfl key`: make receiving keys, put private keys under a passphrase; the group that has the other commands too."""
+
+import time
+from pathlib import Path
+
+import click
+
+from pqfl.commands.fingerprints import fingerprint, show
+from pqfl.commands.passphrases import (
+    new_passphrase,
+    new_passphrase_option,
+    passphrase_option,
+    passphrases_of,
+)
+from pqfl.commands.reading import PATH, named, say
+from pqfl.commands.rotation import announce, prune, rotate
+from pqfl_transport.algorithms import Kind, find
+from pqfl_transport.content.key_files import load_key_ring, replace_key_ring, unlock_ring
+from pqfl_transport.content.keyring import MAX_RING_BYTES, KeyEntry, KeyRing
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto import pkcs8
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.files import read_secret, replace_secret, write_public, write_secret
+from pqfl_transport.pki.keystore import load_private_pem
+from pqfl_transport.pki.passphrases import PassphraseSource
+from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
+
+_LEVEL = click.Choice([level.value for level in SecurityLevel])
+_PKCS8 = f"-----BEGIN {pkcs8.PLAIN_LABEL}-----".encode(), f"-----BEGIN {pkcs8.ENCRYPTED_LABEL}-----".encode()
+
+
+@click.group("key", short_help="Make, show, compare, encrypt and rotate keys.")
+def key_group() -> None:
+    """Make, show, compare, encrypt and rotate keys."""
+
+
+for command in (show, fingerprint, rotate, announce, prune):
+    key_group.add_command(command)
+
+
+@key_group.command("new")
+@click.option("--out", required=True, type=PATH, help="File for the private key; the public one gets .pub behind it.")
+@click.option("--level", type=_LEVEL, help=f"Decides the KEM.  [default: {DEFAULT_LEVEL.value}]")
+@click.option(
+    "--kem", metavar="NAME", help="Any KEM of `pqfl algorithms` that makes receiving keys, instead of --level."
+)
+@click.option("--encrypt", is_flag=True, help="Encrypt the private key under a passphrase.")
+@passphrase_option
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def new_key(
+    out: Path, level: str | None, kem: str | None, encrypt: bool, passphrase_file: Path | None, as_json: bool
+) -> None:
+    """Make a receiving key: FILE (secret, mode 0600) and FILE.pub."""
+    if level is not None and kem is not None:
+        raise click.UsageError("--kem says it already: leave --level away")
+    public = out.with_name(out.name + ".pub")
+    for path in (out, public):
+        if path.exists():
+            raise ConfigurationError(f"--out {path}: exists already and is not overwritten", reason="exists")
+    if passphrase_file is not None and not encrypt:
+        raise click.UsageError("--passphrase-file is for --encrypt")
+    passphrase = new_passphrase(str(out), passphrase_file, environment=True) if encrypt else None
+    name = for_level(level or DEFAULT_LEVEL).content_suite.kem if kem is None else find(kem, Kind.KEM).name
+    key = ReceivingKey.generate(name)
+    entry = KeyEntry.of(key, made=int(time.time()))
+    write_secret(out, (entry if passphrase is None else entry.encrypted(passphrase)).to_pem())
+    write_public(public, key.public.to_pem())
+    facts = {
+        "private": str(out), "public": str(public), "kem": key.kem, "fingerprint": key.fingerprint.hex(),
+        "encrypted": encrypt,
+    }  # fmt: skip
+    how = ", encrypted" if encrypt else ""
+    say(facts, f"{out} and {public}: {key.kem}{how}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
+
+
+@key_group.command("encrypt")
+@passphrase_option
+@click.argument("key_path", metavar="KEYFILE", type=PATH)
+def encrypt_command(key_path: Path, passphrase_file: Path | None) -> None:
+    """Put a private key under a passphrase, in its place: receiving, signing and TLS keys."""
+    file = _KeyFile(key_path)
+    if file.is_encrypted:
+        raise ConfigurationError(f"{key_path}: is encrypted already; see `pqfl key passwd`", reason="encrypted")
+    file.write(new_passphrase(str(key_path), passphrase_file, environment=True))
+    click.echo(f"{key_path}: encrypted; what backups and the disk remember of the old file is not")
+
+
+@key_group.command("decrypt")
+@passphrase_option
+@click.argument("key_path", metavar="KEYFILE", type=PATH)
+def decrypt_command(key_path: Path, passphrase_file: Path | None) -> None:
+    """Take the passphrase away from a private key, in its place."""
+    file = _KeyFile(key_path)
+    if not file.is_encrypted:
+        raise ConfigurationError(f"{key_path}: is not encrypted", reason="not_encrypted")
+    file.open(passphrases_of(passphrase_file))
+    file.write(None)
+    click.echo(f"{key_path}: no longer encrypted; whoever reads the file has the key")
+
+
+@key_group.command("passwd")
+@passphrase_option
+@new_passphrase_option
+@click.argument("key_path", metavar="KEYFILE", type=PATH)
+def passwd(key_path: Path, passphrase_file: Path | None, new_passphrase_file: Path | None) -> None:
+    """Give an encrypted private key another passphrase, in its place."""
+    file = _KeyFile(key_path)
+    if not file.is_encrypted:
+        raise ConfigurationError(f"{key_path}: is not encrypted; see `pqfl key encrypt`", reason="not_encrypted")
+    file.open(passphrases_of(passphrase_file))
+    file.write(new_passphrase(str(key_path), new_passphrase_file, environment=False))
+    click.echo(f"{key_path}: opens with the new passphrase; copies of the old file go on opening with the old one")
+
+
+class _KeyFile:
+    """A private key file of either form: what is in it, opened, and how it is written again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        pem = read_secret(path, max_bytes=MAX_RING_BYTES)
+        self._ring: KeyRing | None = None
+        self._pem = b""
+        if any(begin in pem for begin in _PKCS8):
+            self._pem, self.is_encrypted = pem, pkcs8.is_encrypted(pem)
+        else:
+            self._ring = load_key_ring(path)
+            self.is_encrypted = self._ring.is_encrypted
+
+    def open(self, passphrases: PassphraseSource) -> None:
+        if self._ring is not None:
+            self._ring = unlock_ring(self._path, self._ring, passphrases)
+        else:
+            self._pem = load_private_pem(self._path, passphrases)
+
+    def write(self, passphrase: bytes | None) -> None:
+        if self._ring is not None:
+            replace_key_ring(self._path, _stored(self._ring, passphrase))
+        elif passphrase is None:
+            replace_secret(self._path, self._pem)
+        else:
+            replace_secret(self._path, named(self._path, lambda: pkcs8.encrypt(self._pem, passphrase)))
+
+
+def _stored(ring: KeyRing, passphrase: bytes | None) -> KeyRing:
+    def change(entry: KeyEntry) -> KeyEntry:
+        return entry.decrypted() if passphrase is None else entry.encrypted(passphrase)
+
+    return ring.mapped(change)
+
+
+COMMANDS = (key_group,)
