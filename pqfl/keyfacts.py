@@ -33,6 +33,7 @@ from pqfl_transport.pki.passphrases import PassphraseSource, unlocked
 from pqfl_transport.pki.profiles import Usage
 
 _UNVERIFIED = "as the file says; its signature was not verified"
+_MAX_OWNER = 300
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE = b"PRIVATE KEY-----"
 _BEGIN = b"-----BEGIN "
@@ -54,6 +55,11 @@ class KeyFacts:
     made: int = 0
     not_after: int = 0
     remark: str = ""
+
+    def __post_init__(self) -> None:
+        # Shown on terminals before anything is verified, so nothing that a terminal obeys may be in it.
+        shown = "".join(letter if letter.isprintable() else "?" for letter in self.owner[:_MAX_OWNER])
+        object.__setattr__(self, "owner", shown)
 
     @property
     def nist_category(self) -> int | None:
@@ -174,7 +180,10 @@ def _of_document(path: Path, data: bytes, cacert: Path | None) -> Iterator[KeyFa
         load_roster(path, root_keys(chain.load_certificates(read_public(cacert))))
         remark = f"verified with {cacert}"
     if kind == "roster/v1":
-        for party in payload.get("parties", ()):
+        parties = payload.get("parties")
+        if not isinstance(parties, list):
+            raise MessageError("the roster has no parties", reason="malformed")
+        for party in parties:
             yield from _of_party(path, party, remark)
     elif kind == "round/v1":
         signer = bytes.fromhex(_text(document, "signer"))
