@@ -1,7 +1,6 @@
 """The aggregator as a service: everything is read and checked, then it listens, runs its rounds, and ends on TERM."""
 
 import asyncio
-import resource
 import signal
 from contextlib import suppress
 
@@ -16,6 +15,7 @@ from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import RoundError
+from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import load_membership
@@ -25,9 +25,7 @@ from pqfl_transport.pki.spiffe import Role
 
 def serve(config: AggregatorConfig, log: EventLog) -> None:
     """Serve until TERM or INT. Raises ``PqflError`` when it cannot start, ``RoundError`` when the rounds had failed."""
-    # A dump of this process would hold the round's receiving key.
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
     run_self_test()
     member = load_membership(
         config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, passphrases=chosen(config.passphrase_file)

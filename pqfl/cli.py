@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.tls.environment import clean_environment
 
 # Each command is imported when it is asked for: `pqfl --help` must not wait for NumPy, aiohttp and OpenSSL.
@@ -66,6 +67,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process."""
+    forbid_core_dumps()
     try:
         # Variables that make OpenSSL load code or another configuration count only if the operator names a file.
         named = os.environ.pop(_OPENSSL_CONF, None)

@@ -85,3 +85,12 @@ def test_only_local_addresses(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"aggregator\.listen 0\.0\.0\.0:80") as caught:
         load_config(path)
     assert caught.value.reason == "not_local"
+
+
+def test_a_passphrase_file_is_optional(tmp_path: Path) -> None:
+    """Its path counts from the file like the others; without one there is none."""
+    assert load_config(write(tmp_path, GOOD)).passphrase_file is None
+    named = GOOD.replace("[model]", 'passphrase_file = "pass"\n[model]')
+    assert load_config(write(tmp_path, named)).passphrase_file == tmp_path / "pass"
+    with pytest.raises(ConfigurationError, match=r"aggregator\.passphrase_file"):
+        load_config(write(tmp_path, named.replace('"pass"', "3")))

@@ -1,7 +1,10 @@
 """Runs of rounds: averages are right, missing quorums are tried again, failures are told and not hidden."""
 
 import asyncio
+import base64
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from aggregator.engine import Engine, Setup
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import verify_audit_log
+from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.errors import ConfigurationError, PlatformError
 from pqfl_transport.participant import Participant
 from tests.support.pki import Federation, make_federation
@@ -162,3 +166,47 @@ def test_what_cannot_work_is_refused_at_the_start(
     with pytest.raises(ConfigurationError) as caught:
         Engine(Setup(good.member, changed, model, good.store, good.audit, good.log))
     assert caught.value.reason == reason
+
+
+def test_the_private_key_of_a_round_is_gone_when_it_closes(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While updates are averaged nothing refers to it any more, in no thread and no frame, and no file ever had it."""
+    alive: list[bool] = []
+    keys: list[weakref.ref[ReceivingKey]] = []
+    stored: list[bytes] = []
+    average = Engine._average
+
+    def watched(engine: Engine, collecting: Any) -> Any:
+        gc.collect()
+        alive.extend(key() is not None for key in keys)
+        return average(engine, collecting)
+
+    monkeypatch.setattr(Engine, "_average", watched)
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, count=2) as hub:
+            site = participant(federation, "bank-a")
+            for number in (1, 2):
+                await hub.until(lambda number=number: hub.engine.progress()["round"] == number)  # type: ignore[misc]
+                info = await current_round(hub.url, site)
+                collecting = hub.engine._collecting
+                assert collecting is not None
+                assert collecting.receiving_key is not None
+                keys.append(weakref.ref(collecting.receiving_key))
+                stored.append(collecting.receiving_key.stored)
+                assert info.document.receiving_key == collecting.receiving_key.public.to_bytes()
+                del collecting
+                assert (await put(hub.url, make_update(info, site)))[0] == 201
+                hub.pass_deadline()
+            await until(hub, RoundState.FINISHED)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert alive == [False, False, False]
+    assert len(set(stored)) == 2
+    for path in (one for one in tmp_path.rglob("*") if one.is_file()):
+        data = path.read_bytes()
+        for secret in stored:
+            assert secret not in data
+            assert base64.b64encode(secret)[:-4] not in data
+            assert secret.hex().encode() not in data

@@ -238,3 +238,15 @@ def test_any_bytes_are_refused_by_an_error_of_ours(federation: Federation, data:
     """Noise on the update path is a ``MessageError``, whatever it looks like."""
     with pytest.raises(MessageError):
         take(federation, data, collecting(federation))
+
+
+def test_an_upload_that_waits_opens_nothing_once_the_key_is_forgotten(federation: Federation, site: Membership) -> None:
+    """A round that closed while the prologue was on its way refuses what comes, and its document has no key."""
+    open_round = collecting(federation)
+    assert open_round.announced_key == KEY.public.to_bytes()
+    open_round.forget_key()
+    assert open_round.announced_key == b""
+    with pytest.raises(RoundError) as caught:
+        take(federation, seal(site), open_round)
+    assert caught.value.reason == "closed"
+    assert not open_round.round.updates

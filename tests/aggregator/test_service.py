@@ -1,5 +1,6 @@
 """The aggregator as a process: starts when everything holds, says what does not, ends in order."""
 
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from pqfl.demo.processes import Crew, Process
 from pqfl_transport.audit import verify_audit_log
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.pki import keystore
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL
@@ -160,3 +162,22 @@ def test_a_state_folder_of_an_earlier_run_is_not_written_over(
     assert status == 2
     assert "earlier run" in error
     assert len(list((tmp_path / "state" / "models").iterdir())) == 1
+
+
+def test_an_encrypted_signing_key_needs_its_passphrase(
+    federation: Federation, tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the file it starts; with a wrong one or none it says so in one line that names the key."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    identity = Path(shutil.copytree(federation.aggregator, tmp_path / "identity"))
+    plain = (identity / "signing.key").read_bytes()
+    keystore.write_secret(identity / "signing.key", pkcs8.encrypt(plain, b"correct horse battery"), overwrite=True)
+    config = configure(federation, tmp_path, identity=identity)
+    status, line = refused(config)
+    assert (status, len(line.splitlines())) == (2, 1)
+    assert all(word in line for word in ("signing.key", "passphrase_file", "PQFL_PASSPHRASE"))
+    config.write_text(config.read_text().replace("[model]", 'passphrase_file = "pass"\n[model]'))
+    keystore.write_secret(tmp_path / "pass", b"wrong")
+    assert "does not open" in refused(config)[1]
+    keystore.write_secret(tmp_path / "pass", b"correct horse battery\n", overwrite=True)
+    start(crew, config)

@@ -14,9 +14,13 @@ from certs import authority as module
 from certs.authority import DEFAULT_WEIGHT_CAP, Authority
 from certs.identity import Identity
 from certs.ledger import read_ledger
+from certs.rekeying import read_record
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import PROFILES, Usage
+from pqfl_transport.pki.statements import Statement, sign_statement
 from pqfl_transport.policy import SecurityLevel, for_level
 
 FILES = {
@@ -345,3 +349,58 @@ def test_a_folder_that_is_no_authority_is_named(tmp_path: Path) -> None:
 def test_the_policy_is_the_levels(ca: Authority) -> None:
     """An authority of level high makes what the policy of that level lists."""
     assert ca.policy == for_level("high")
+
+
+def rotated(folder: Path, made: int) -> tuple[bytes, RecipientKey]:
+    """A site's statement of a new receiving key, and that key."""
+    identity = keystore.load_signing_identity(folder)
+    key = ReceivingKey.generate("ML-KEM-768+X25519").public
+    statement = Statement(identity.id, key.to_bytes(), made, made + 1000)
+    return sign_statement(statement, identity.key), key
+
+
+def test_a_new_receiving_key_is_a_new_roster(ca: Authority, template: Path) -> None:
+    """Number, key and fingerprint change; signing key and weight cap stay, and the record says what was done."""
+    now = datetime.now(UTC)
+    data, key = rotated(template.parent / "first", int(now.timestamp()))
+    before = ca.roster()
+    taken, number = ca.rekey(data, now=now)
+    (uri,) = before.parties
+    after = ca.roster().party(uri)
+    assert (number, ca.roster().number) == (before.number + 1, before.number + 1)
+    assert (after.receiving_key, after.receiving_fingerprint) == (key.to_bytes(), key.fingerprint)
+    assert (after.signing_key, after.weight_cap) == (before.party(uri).signing_key, before.party(uri).weight_cap)
+    assert (taken.after, taken.before) == (key.fingerprint.hex(), before.party(uri).receiving_fingerprint.hex())
+    assert read_record(ca.record_path) == (taken,)
+    with pytest.raises(MessageError) as caught:
+        ca.rekey(data, now=now)
+    assert caught.value.reason == "already_listed"
+
+
+def test_a_rekeying_that_fails_leaves_roster_and_record(ca: Authority, template: Path) -> None:
+    """Without the root's key nothing is taken, and the same statement is good once it is there."""
+    now = datetime.now(UTC)
+    data, key = rotated(template.parent / "first", int(now.timestamp()))
+    root, roster = (ca.folder / "root.key").read_bytes(), ca.roster_path.read_bytes()
+    (ca.folder / "root.key").unlink()
+    with pytest.raises(ConfigurationError, match=r"root\.key"):
+        ca.rekey(data, now=now)
+    assert (ca.roster_path.read_bytes(), read_record(ca.record_path)) == (roster, ())
+    keystore.write_secret(ca.folder / "root.key", root)
+    assert ca.rekey(data, now=now)[0].after == key.fingerprint.hex()
+
+
+def test_an_authority_under_a_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of its keys are encrypted, it works with the passphrase alone, and its parties may have another one."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    Authority.create(tmp_path / "ca", federation="fed", passphrase=b"of the authority")
+    for name in ("root.key", "issuing.key"):
+        assert b"ENCRYPTED" in (tmp_path / "ca" / name).read_bytes()
+    locked = Authority.open(tmp_path / "ca")
+    with pytest.raises(ConfigurationError) as caught:
+        locked.issue(profile="site", name="north", out=tmp_path / "north")
+    assert refusal(caught, ".key") == "no_passphrase"
+    opened = Authority.open(tmp_path / "ca", fixed("of the authority"))
+    opened.issue(profile="site", name="north", out=tmp_path / "north", passphrase=b"of the site")
+    assert keystore.load_signing_identity(tmp_path / "north", passphrases=fixed("of the site"))
+    assert all(b"ENCRYPTED" in path.read_bytes() for path in (tmp_path / "north").glob("*.key"))

@@ -9,10 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.identity import Identity, make_identity
+from pqfl_transport.content.key_files import load_receiving_keys
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.authority import create_issuing, create_root
+from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
@@ -107,3 +109,21 @@ def test_the_roster_entry_has_the_public_keys() -> None:
     assert party.receiving_key == identity.content.receiving_key.public.to_bytes()
     assert party.receiving_fingerprint == identity.content.receiving_key.fingerprint
     assert make("gateway").party(weight_cap=5) is None
+
+
+def test_a_folder_under_a_passphrase(tmp_path: Path) -> None:
+    """All private keys are encrypted, of mode 0600, and open with the passphrase and no other."""
+    identity = make("site")
+    assert identity.content is not None
+    identity.write(tmp_path, b"", b"correct horse")
+    for name in ("tls.key", "signing.key", "receiving.key"):
+        assert b"ENCRYPTED" in (tmp_path / name).read_bytes()
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    phrases = fixed("correct horse")
+    assert keystore.load_signing_identity(tmp_path, passphrases=phrases).id == identity.id
+    assert keystore.load_signing_key(tmp_path / "tls.key", phrases).verifying_key == identity.tls_key.verifying_key
+    keys = load_receiving_keys(tmp_path / "receiving.key", 0.0, phrases)
+    assert keys.newest.opened.stored == identity.content.receiving_key.stored
+    with pytest.raises(ConfigurationError) as caught:
+        load_receiving_keys(tmp_path / "receiving.key", 0.0, fixed("another"))
+    assert caught.value.reason == "wrong_passphrase"

@@ -7,8 +7,11 @@ import pytest
 
 from gateway.building import source_of
 from gateway.config import Mode, Profile
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.pki.files import write_secret
 from pqfl_transport.tls.config import Role
+from pqfl_transport.tls.engine import TlsContext
 from tests.support.pki import Federation, make_federation
 
 
@@ -103,3 +106,49 @@ def test_a_client_expects_somebody(federation: Federation) -> None:
     (listener,) = source_of(Role.CLIENT, said, None).config.listeners
     assert listener.tls.allowed.uris == (federation.gateway_uri,)
     assert str(listener.proxy) == "socks5://proxy.example:1080"
+
+
+def test_encrypted_keys_are_read_with_a_passphrase_file_again_and_again(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start and at each reload; a file that went missing or changed is a reload that fails."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    phrase, key = tmp_path / "pass", tmp_path / "tls.key"
+    write_secret(key, pkcs8.encrypt((federation.gateway / "tls.key").read_bytes(), b"correct horse battery"))
+    write_secret(phrase, b"correct horse battery\n")
+    source = source_of(Role.SERVER, words(federation, key=(key,), passphrase_file=phrase), None)
+    assert source.config.passphrase_file == phrase
+    TlsContext(source.config.listeners[0].tls)
+    assert source.read_again() == source.config
+    write_secret(phrase, b"another one", overwrite=True)
+    with pytest.raises(ConfigurationError, match=str(key)) as wrong:
+        source.read_again()
+    assert wrong.value.reason == "wrong_passphrase"
+    with pytest.raises(ConfigurationError, match="passphrase-file") as none:
+        source_of(Role.SERVER, words(federation, key=(key,)), None)
+    assert none.value.reason == "no_passphrase"
+    monkeypatch.setenv("PQFL_PASSPHRASE", "correct horse battery")
+    assert source_of(Role.SERVER, words(federation, key=(key,)), None).config.listeners == source.config.listeners
+
+
+def test_every_listener_and_the_second_certificate_have_the_passphrase(federation: Federation, tmp_path: Path) -> None:
+    """One file for the process: a listener table has no place for another."""
+    phrase, config = tmp_path / "pass", tmp_path / "gateway.toml"
+    write_secret(phrase, b"correct horse battery")
+    good = f'passphrase-file = "{phrase}"\ntarget = "127.0.0.1:1"\nallow-all = true\n' + "".join(
+        f'{name} = "{path}"\n'
+        for name, path in (
+            ("cert", federation.gateway / "tls.pem"), ("key", tmp_path / "tls.key"),
+            ("cacert", federation.gateway / "ca.pem"),
+        )
+    )  # fmt: skip
+    write_secret(
+        tmp_path / "tls.key",
+        pkcs8.encrypt((federation.gateway / "tls.key").read_bytes(), b"correct horse battery"),
+    )
+    listeners = '[[listener]]\nlisten = "127.0.0.1:0"\n[[listener]]\nlisten = "127.0.0.1:0"\n'
+    config.write_text(good + listeners)
+    assert len(source_of(Role.SERVER, {}, config).config.listeners) == 2
+    config.write_text(good + listeners + f'passphrase-file = "{phrase}"\n')
+    with pytest.raises(ConfigurationError, match="stands at the top"):
+        source_of(Role.SERVER, {}, config)

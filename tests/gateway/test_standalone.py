@@ -16,9 +16,12 @@ from gateway.config import Source
 from gateway.notify import Notifier
 from gateway.standalone import run_alone
 from pqfl_transport.audit import AuditLog, EventKind, verify_audit_log
+from pqfl_transport.crypto import pkcs8
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError, PlatformError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.files import write_secret
 from pqfl_transport.pki.keystore import load_signing_key
 from tests.support.listeners import listener, source
 from tests.support.loglines import Lines
@@ -133,3 +136,20 @@ def test_what_cannot_start_says_so(federation: Federation, tmp_path: Path) -> No
             start(source(listener(federation), status=taken))
     with pytest.raises(ConfigurationError, match="audit"):
         start(source(listener(federation), audit=tmp_path / "nowhere" / "audit.jsonl"))
+
+
+def test_an_encrypted_audit_key_signs_with_the_processes_passphrase(federation: Federation, tmp_path: Path) -> None:
+    """The one of --passphrase-file; without it the sidecar does not start, because nothing would be signed."""
+
+    async def use(_lines: Lines, _port: int) -> None:
+        return
+
+    path, key, phrase = tmp_path / "audit.jsonl", tmp_path / "audit.key", tmp_path / "pass"
+    plain = SigningKey.generate("ML-DSA-65")
+    write_secret(key, pkcs8.encrypt(plain.to_pem(), b"correct horse battery"))
+    write_secret(phrase, b"correct horse battery")
+    without = source(listener(federation), audit=path, audit_key=key)
+    with pytest.raises(ConfigurationError, match=str(key)):
+        asyncio.run(run_alone(without, EventLog("json", stream=io.StringIO()), Notifier(None)))
+    run(source(listener(federation), audit=path, audit_key=key, passphrase_file=phrase), use)
+    assert verify_audit_log(path, [plain.verifying_key]).sealed_lines == 3

@@ -74,3 +74,14 @@ def test_variables_that_make_openssl_load_code_are_cleared_before_it_starts() ->
     """OPENSSL_CONF of the caller's environment does not reach the OpenSSL of any command."""
     done = _run("doctor", OPENSSL_CONF="/nonexistent/evil.cnf", OPENSSL_MODULES="/nonexistent")
     assert done.returncode == 0, done.stderr
+
+
+def test_no_command_leaves_a_core_dump() -> None:
+    """Any of them may have a private key in memory."""
+    script = (
+        "import resource; from pqfl.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: print(*resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 0"

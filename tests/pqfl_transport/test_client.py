@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import numpy as np
 import pytest
 
 from pqfl_transport.client import BlockingFederatedClient, FederatedClient, RoundInfo
+from pqfl_transport.content.key_files import load_key_ring, replace_key_ring
+from pqfl_transport.content.keyring import KeyRing
+from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.pki.files import write_secret
+from pqfl_transport.pki.keystore import load_signing_identity
+from pqfl_transport.pki.statements import Statement, sign_statement
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, aggregator, current_round, make_update, participant, put
 
@@ -274,3 +281,53 @@ def test_the_blocking_client_does_the_same_without_a_loop(federation: Federation
     finally:
         stop.set()
         thread.join(20)
+
+
+def test_a_site_with_encrypted_keys_runs(federation: Federation, tmp_path: Path, monkeypatch: Any) -> None:
+    """With the passphrase, with a file of it, with the variable; without any, it says which file is meant."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    federation.authority.issue(
+        profile="site", name="bank-x", out=federation.site("bank-x"), passphrase=b"correct horse battery"
+    )  # fmt: skip
+    write_secret(tmp_path / "pass", b"correct horse battery\n")
+    url = "http://127.0.0.1:1"
+    with pytest.raises(ConfigurationError, match=r"bank-x/signing\.key.*PQFL_PASSPHRASE") as caught:
+        client(federation, url, "bank-x")
+    assert caught.value.reason == "no_passphrase"
+    with pytest.raises(ConfigurationError, match=r"signing\.key") as wrong:
+        client(federation, url, "bank-x", passphrase="wrong")
+    assert wrong.value.reason == "wrong_passphrase"
+    with pytest.raises(ConfigurationError) as both:
+        client(federation, url, "bank-x", passphrase="x", passphrase_file=tmp_path / "pass")
+    assert both.value.reason == "two_passphrases"
+    assert client(federation, url, "bank-x", passphrase="correct horse battery")
+    assert client(federation, url, "bank-x", passphrase_file=str(tmp_path / "pass"))
+    monkeypatch.setenv("PQFL_PASSPHRASE", "correct horse battery")
+    assert client(federation, url, "bank-x")
+
+
+def test_a_site_rotates_its_key_between_two_rosters(tmp_path: Path) -> None:
+    """Before the roster names the new key and after it, with the same folder: it trains and opens the final model."""
+    federation = make_federation(tmp_path / "fed", sites=("bank-a",))
+
+    async def run(folder: Path) -> None:
+        async with aggregator(federation, folder) as hub, client(federation, hub.url) as site:
+            final = await site.run(add(1.0, 5))
+            assert all(np.allclose(final[name], array + 1.0) for name, array in MODEL.items())
+
+    path = federation.site("bank-a") / "receiving.key"
+    identity = load_signing_identity(federation.site("bank-a"))
+    now = int(time.time())
+    ring = load_key_ring(path).rotated(ReceivingKey.generate("ML-KEM-768+X25519"), now=now, not_after=now + 3600)
+    replace_key_ring(path, ring)
+    asyncio.run(asyncio.wait_for(run(tmp_path / "before"), 30))
+    public = ring.newest.opened.public.to_bytes()
+    statement = Statement(identity.id, public, ring.newest.made, now + 3600)
+    federation.authority.rekey(sign_statement(statement, identity.key))
+    asyncio.run(asyncio.wait_for(run(tmp_path / "after"), 30))
+    replace_key_ring(path, KeyRing(ring.entries[:1]))
+    asyncio.run(asyncio.wait_for(run(tmp_path / "pruned"), 30))
+    replace_key_ring(path, KeyRing(ring.entries[1:]))
+    with pytest.raises(ConfigurationError, match="none of those in use here") as caught:
+        client(federation, "http://127.0.0.1:1")
+    assert caught.value.reason == "key_mismatch"

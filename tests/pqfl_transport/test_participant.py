@@ -9,6 +9,7 @@ import pytest
 
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema, sign_round_document
 from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.keyring import KeyRing
 from pqfl_transport.content.opening import open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
@@ -206,3 +207,28 @@ def test_several_aggregators_have_to_be_told_apart(federation: Federation, tmp_p
         named.judge(sign_round_document(document(), first.identity.key), NONCE, NOW)
     assert caught.value.reason == "unknown_signer"
     del federation
+
+
+def test_a_site_that_changes_its_key_opens_models_for_both(federation: Federation, hub: Membership) -> None:
+    """The roster lists the former key or the new one: a model for either opens while the former has time."""
+    member = membership(federation, federation.site("bank-a"))
+    former = ReceivingKey.from_pem((federation.site("bank-a") / "receiving.key").read_bytes())
+    new = ReceivingKey.generate("ML-KEM-768+X25519")
+    site = Participant(member, KeyRing.of(former).rotated(new, now=int(NOW), not_after=int(NOW) + 10))
+    info = judged(site, hub)
+    assert np.array_equal(site.open_model(sealed_model(hub), info)["w"], MODEL["w"])
+    parameters = EnvelopeParameters(
+        suite=SUITE, federation="fed", sender="spiffe://fed/aggregator/main", direction="model", round=2,
+        base_model_digest=model_digest(MODEL), trailer=True,
+    )  # fmt: skip
+    for_new = seal_weights(MODEL, parameters, [new.public, ROUND_KEY.public], hub.identity.key)
+    assert np.array_equal(site.open_model(for_new, info)["w"], MODEL["w"])
+    # Judged later, the former key is past its end and the new one is not.
+    site.judge(sign_round_document(document(not_after=3000), hub.identity.key), NONCE, NOW + 11)
+    assert site.open_model(for_new, info)
+    with pytest.raises(ConfigurationError, match="was kept until") as caught:
+        site.open_model(sealed_model(hub), info)
+    assert caught.value.reason == "key_expired"
+    with pytest.raises(MessageError) as other:
+        site.open_model(seal_weights(MODEL, parameters, [ROUND_KEY.public], hub.identity.key), info)
+    assert other.value.reason == "not_for_us"

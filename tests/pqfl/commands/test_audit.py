@@ -9,7 +9,9 @@ from click.testing import CliRunner, Result
 from pqfl.commands.audit import audit_group
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki.files import write_secret
 from pqfl_transport.pki.keystore import load_signing_key
+from pqfl_transport.pki.passphrases import fixed
 
 
 def run(*words: object) -> Result:
@@ -68,3 +70,17 @@ def test_a_log_without_signed_heads_has_none_to_give(tmp_path: Path) -> None:
         run("head", tmp_path / "nowhere")
     with pytest.raises(ConfigurationError, match="not a public key"):
         run("verify", log, "--key", log)
+
+
+def test_an_audit_key_can_be_encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the passphrase of a file or of the variable; a weak one makes no key."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    write_secret(tmp_path / "pass", b"correct horse battery")
+    key = tmp_path / "audit.key"
+    assert run("key", "--encrypt", "--passphrase-file", tmp_path / "pass", "--out", key).exit_code == 0
+    assert b"ENCRYPTED PRIVATE KEY" in key.read_bytes()
+    assert load_signing_key(key, fixed("correct horse battery")).algorithm == "ML-DSA-65"
+    write_secret(tmp_path / "weak", b"short")
+    with pytest.raises(ConfigurationError, match="at least 15"):
+        run("key", "--encrypt", "--passphrase-file", tmp_path / "weak", "--out", tmp_path / "none.key")
+    assert not (tmp_path / "none.key").exists()

@@ -17,6 +17,9 @@ from cryptography import x509
 from certs.authority import Authority
 from pqfl.commands.ca import ca_group
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.files import write_secret
+from pqfl_transport.pki.keystore import load_signing_identity
+from pqfl_transport.pki.passphrases import fixed
 
 SECRETS = ["receiving.key", "signing.key", "tls.key"]
 
@@ -197,3 +200,24 @@ def test_the_real_command(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert again.stdout == ""
     assert again.stderr == f"pqfl: --dir: {tmp_path / 'ca'}: exists already and is not empty\n"
+
+
+def test_an_authority_and_its_parties_under_passphrases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for the authority and another for the party; without the authority's nothing is issued."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    write_secret(tmp_path / "pass", b"of the authority itself")
+    write_secret(tmp_path / "party", b"of the party and no one")
+    made = tmp_path / "ca"
+    mine = ("--passphrase-file", tmp_path / "pass")
+    assert run("init", "--dir", made, "--encrypt", *mine).exit_code == 0
+    issue = ("issue", "--dir", made, "--profile", "site", "--name", "north", "--out", tmp_path / "north")
+    party = ("--encrypt", "--new-passphrase-file", tmp_path / "party")
+    for words, said in ((party, ".key: a passphrase is needed"), ((*mine, "--encrypt"), "--new-passphrase-file")):
+        result = run(*issue, *words)
+        assert isinstance(result.exception, ConfigurationError)
+        assert said in str(result.exception)
+    assert not (tmp_path / "north").exists()
+    assert run(*issue, *mine, *party).exit_code == 0
+    for folder in (made, tmp_path / "north"):
+        assert all(b"ENCRYPTED" in path.read_bytes() for path in folder.glob("*.key"))
+    assert load_signing_identity(tmp_path / "north", passphrases=fixed("of the party and no one"))

@@ -10,13 +10,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, pkcs12
 
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.policy import for_level, for_name
 from pqfl_transport.tls import allowed
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
+from pqfl_transport.tls.engine import TlsContext
 from tests.support import classical, pki
 from tests.support.pki import Federation, make_federation
 
@@ -283,3 +286,26 @@ def test_a_list_that_revokes_this_end_is_taken_all_the_same(federation: Federati
     )
     lists = open_crls(classical.pem(crl), identity.anchors, policy=for_level("high"), now=classical.BEGIN)
     assert configure(identity, revocations=lists).revocations is lists
+
+
+def test_an_encrypted_key_is_read_and_its_passphrase_is_in_nothing(federation: Federation, tmp_path: Path) -> None:
+    """Post-quantum and classical keys alike; a wrong passphrase is told by the key file's name."""
+    path = tmp_path / "tls.key"
+    keystore.write_secret(path, pkcs8.encrypt((federation.gateway / "tls.key").read_bytes(), b"correct horse"))
+    load = (federation.gateway / "tls.pem", path, federation.ca_pem)
+    identity = TlsIdentity.load(*load, fixed("correct horse"))
+    TlsContext(configure(identity))
+    assert "horse" not in repr(identity)
+    with pytest.raises(ConfigurationError, match=str(path)) as caught:
+        TlsIdentity.load(*load, fixed("wrong"))
+    assert caught.value.reason == "wrong_passphrase"
+
+
+def test_an_encrypted_classical_key_is_read_too(side: Path, tmp_path: Path) -> None:
+    """The second certificate of a migration may have its key under the same passphrase."""
+    folder = Path(shutil.copytree(side, tmp_path / "side"))
+    key = folder / "tls.key"
+    keystore.write_secret(key, pkcs8.encrypt(key.read_bytes(), b"correct horse"), overwrite=True)
+    loaded = ClassicalSide.load(folder / "ca.pem", [folder / "tls.pem"], [key], fixed("correct horse"))
+    assert loaded.identity is not None
+    assert loaded.identity.private_key_pem == (side / "tls.key").read_bytes()

@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from pqfl_transport.crypto import pkcs8
 from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.tls import connect
+from pqfl_transport.pki.files import write_secret
+from pqfl_transport.tls import client_context, connect, server_context
 from tests.support.contexts import LARGE, REFUSING, client, echo, server
 from tests.support.pki import (
     ODDITIES,
@@ -195,3 +197,21 @@ def test_a_server_without_anybody_to_let_in_is_refused(federation: Federation) -
     """Forgetting whom to allow never means everybody."""
     with pytest.raises(ConfigurationError, match="whom it allows"):
         server(federation, allow_all=False)
+
+
+def test_an_encrypted_key_is_opened_with_a_passphrase_file(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ends take one; without it the variable counts, and without either it is refused."""
+    monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    write_secret(tmp_path / "pass", b"correct horse battery")
+    for make, folder, allow in (
+        (server_context, federation.gateway, {"allow_all": True}),
+        (client_context, federation.site(federation.sites[0]), {"verify_uri": federation.gateway_uri}),
+    ):
+        key = tmp_path / f"{folder.name}.key"
+        write_secret(key, pkcs8.encrypt((folder / "tls.key").read_bytes(), b"correct horse battery"))
+        files = (folder / "tls.pem", key, federation.ca_pem)
+        assert make(*files, passphrase_file=tmp_path / "pass", **allow)  # type: ignore[operator]
+        with pytest.raises(ConfigurationError, match=str(key)):
+            make(*files, **allow)  # type: ignore[operator]
