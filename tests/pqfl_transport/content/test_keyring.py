@@ -1,7 +1,10 @@
 """Files of receiving keys: dates and order are kept, encrypted keys open with everything that stood beside them."""
 
 import base64
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -193,3 +196,28 @@ def test_a_changed_encrypted_key_never_opens(position: int, flip: int) -> None:
 
 
 LOCKED = locked(KeyEntry.of(OLD, made=NOW)).to_pem()
+
+
+RECORDED = json.loads((Path(__file__).parents[2] / "vectors" / "receiving_key" / "keys.json").read_text())
+
+
+@pytest.mark.parametrize("vector", RECORDED, ids=lambda vector: vector["name"])
+def test_recorded_files_open_or_are_refused_as_they_say(vector: dict[str, Any]) -> None:
+    """What was written once is read by every later version, and refused for the same reason."""
+
+    def opened() -> KeyRing:
+        ring = KeyRing.from_pem(vector["file"].encode())
+        return ring.mapped(lambda entry: entry.unlocked((vector["passphrase"] or "").encode()))
+
+    if "error" in vector:
+        with pytest.raises(ConfigurationError) as caught:
+            opened()
+        assert caught.value.reason == vector["error"]
+        return
+    assert [
+        {
+            "kem": entry.kem, "stored": entry.opened.stored.hex(), "fingerprint": entry.fingerprint.hex(),
+            "made": entry.made, "not_after": entry.not_after,
+        }
+        for entry in opened().entries
+    ] == vector["keys"]  # fmt: skip
