@@ -17,7 +17,7 @@ _CACERT = click.option("--cacert", type=PATH, help="Verify rosters with the root
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
 
-@click.command("show")
+@click.command("show", short_help="Show what files with keys hold.")
 @_CACERT
 @_JSON
 @_FILES
@@ -30,7 +30,7 @@ def show(files: tuple[Path, ...], cacert: Path | None, as_json: bool) -> None:
     click.echo("\n".join(_described(facts) for facts in found))
 
 
-@click.command("fingerprint")
+@click.command("fingerprint", short_help="Print fingerprints as words, or compare one.")
 @click.option("--compare", metavar="WORDS", help="What the other end reads out: all 32 words or hexadecimal.")
 @click.option(
     "--of", "which", metavar="WORDS", default="", help="Of several keys, those whose owner and kind say this."

@@ -73,7 +73,7 @@ def new_key(
     say(facts, f"{out} and {public}: {key.kem}{how}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
 
 
-@key_group.command("encrypt")
+@key_group.command("encrypt", short_help="Put a private key under a passphrase.")
 @passphrase_option
 @click.argument("key_path", metavar="KEYFILE", type=PATH)
 def encrypt_command(key_path: Path, passphrase_file: Path | None) -> None:
@@ -85,7 +85,7 @@ def encrypt_command(key_path: Path, passphrase_file: Path | None) -> None:
     click.echo(f"{key_path}: encrypted; what backups and the disk remember of the old file is not")
 
 
-@key_group.command("decrypt")
+@key_group.command("decrypt", short_help="Take the passphrase away from a private key.")
 @passphrase_option
 @click.argument("key_path", metavar="KEYFILE", type=PATH)
 def decrypt_command(key_path: Path, passphrase_file: Path | None) -> None:
@@ -98,7 +98,7 @@ def decrypt_command(key_path: Path, passphrase_file: Path | None) -> None:
     click.echo(f"{key_path}: no longer encrypted; whoever reads the file has the key")
 
 
-@key_group.command("passwd")
+@key_group.command("passwd", short_help="Give an encrypted private key another passphrase.")
 @passphrase_option
 @new_passphrase_option
 @click.argument("key_path", metavar="KEYFILE", type=PATH)

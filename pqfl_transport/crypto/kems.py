@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pqfl_transport.algorithms import PYCA, Kind, find
+from pqfl_transport.algorithms.kems import KEMS
 from pqfl_transport.crypto import hybrid, pyca
 from pqfl_transport.errors import ConfigurationError
 
@@ -58,7 +59,8 @@ def generate(kem: str, *, random: Callable[[int], bytes] = secrets.token_bytes) 
     if row.hybrid_of:
         return hybrid.HybridDecapsulationKey.generate(row.name, random=random)
     if row.seed_bytes is None or PYCA not in row.providers:
-        raise ConfigurationError(f"{row.name} makes no receiving key", reason="bad_key")
+        beside = next((f"; {one.name} does" for one in KEMS if one.hybrid_of == row.name), "")
+        raise ConfigurationError(f"{row.name} makes no receiving key{beside}", reason="bad_key")
     return pyca.DecapsulationKey(row.name, random(row.seed_bytes))
 
 

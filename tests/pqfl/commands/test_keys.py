@@ -56,6 +56,8 @@ def test_any_kem_that_makes_receiving_keys_can_be_named(files: Path) -> None:
     assert "--level" in refused_usage("key", "new", "--kem", "ML-KEM-1024", "--level", "high", "--out", files / "n")
     for kem in ("X25519", "ML-KEM-768", "nonsense"):
         assert kem in refused_usage("key", "new", "--kem", kem, "--out", files / "n")
+    line = refused_usage("key", "new", "--kem", "Classic-McEliece-348864", "--out", files / "n")
+    assert "Classic-McEliece-348864+X25519 does" in line
     assert not (files / "n").exists()
 
 
