@@ -9,28 +9,23 @@ The fingerprint is SHA-256 over the public structure; in a private one it shows 
 rows that resist quantum computers make receiving keys, so a classical recipient cannot be mixed in anywhere.
 """
 
-import base64
-import binascii
 import hashlib
 import secrets
 from collections.abc import Callable
 from typing import Self
 
+from pqfl_transport.content.armour import from_pem, to_pem
 from pqfl_transport.content.header import split_items
 from pqfl_transport.crypto.contexts import Label, length_prefixed
 from pqfl_transport.crypto.kems import Decapsulation, Encapsulation, decapsulation_key, encapsulation_key, generate
 from pqfl_transport.crypto.pyca import WRAP_AEAD
 from pqfl_transport.errors import ConfigurationError, MessageError
 
-MAX_PEM_BYTES = 4 << 20
-"""Room for the largest keys of code-based families; those of the usual rows take two kilobytes."""
-
 _VERSION = b"pqfl-receiving/v1"
 _PUBLIC = b"public"
 _PRIVATE = b"private"
 _PUBLIC_LABEL = "PQFL RECEIVING PUBLIC KEY"
 _PRIVATE_LABEL = "PQFL RECEIVING PRIVATE KEY"
-_PEM_LINE = 64
 
 
 class RecipientKey:
@@ -52,7 +47,7 @@ class RecipientKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
         """Parse a ``PQFL RECEIVING PUBLIC KEY`` block. Raises ``ConfigurationError``."""
-        return cls.from_bytes(_from_pem(pem, _PUBLIC_LABEL))
+        return cls.from_bytes(from_pem(pem, _PUBLIC_LABEL))
 
     def to_bytes(self) -> bytes:
         """Serialise without PEM armour, as the roster and round documents carry it."""
@@ -60,7 +55,7 @@ class RecipientKey:
 
     def to_pem(self) -> bytes:
         """Serialise as a ``PQFL RECEIVING PUBLIC KEY`` block."""
-        return _to_pem(self.to_bytes(), _PUBLIC_LABEL)
+        return to_pem(self.to_bytes(), _PUBLIC_LABEL)
 
     def wrap(self, secret: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
         """Seal a content key, or a share of one, to this recipient, bound to the envelope's header (§4)."""
@@ -90,7 +85,7 @@ class ReceivingKey:
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
         """Parse a ``PQFL RECEIVING PRIVATE KEY`` block. Raises ``ConfigurationError``."""
-        kem, seed, fingerprint = _parse(_from_pem(pem, _PRIVATE_LABEL), _PRIVATE, items=3)
+        kem, seed, fingerprint = _parse(from_pem(pem, _PRIVATE_LABEL), _PRIVATE, items=3)
         key = cls(decapsulation_key(_kem_name(kem), seed))
         if key.fingerprint != fingerprint:
             raise ConfigurationError("the receiving key is damaged: its fingerprint does not fit", reason="bad_key")
@@ -110,7 +105,7 @@ class ReceivingKey:
         """Serialise as a ``PQFL RECEIVING PRIVATE KEY`` block: a secret, for a file of mode 0600."""
         kem = self.kem.encode("ascii")
         data = length_prefixed(_VERSION, _PRIVATE, kem, self._key.stored, self.fingerprint)
-        return _to_pem(data, _PRIVATE_LABEL)
+        return to_pem(data, _PRIVATE_LABEL)
 
     def unwrap(self, wrapped: bytes, binding: bytes, *, label: Label = Label.WRAP, aead: str = WRAP_AEAD) -> bytes:
         """Open what `RecipientKey.wrap` sealed to this key. Raises ``MessageError`` (``not_for_us``)."""
@@ -145,20 +140,3 @@ def _kem_name(data: bytes) -> str:
         return data.decode("ascii")
     except UnicodeDecodeError:
         raise ConfigurationError("the receiving key names no KEM", reason="bad_key") from None
-
-
-def _to_pem(data: bytes, label: str) -> bytes:
-    text = base64.b64encode(data).decode("ascii")
-    lines = [text[at : at + _PEM_LINE] for at in range(0, len(text), _PEM_LINE)]
-    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode("ascii")
-
-
-def _from_pem(pem: bytes, label: str) -> bytes:
-    begin, end = f"-----BEGIN {label}-----".encode(), f"-----END {label}-----".encode()
-    text = pem.strip()
-    if len(pem) > MAX_PEM_BYTES or not text.startswith(begin) or not text.endswith(end):
-        raise ConfigurationError(f"not one PEM block {label!r}", reason="bad_key")
-    try:
-        return base64.b64decode(b"".join(text[len(begin) : -len(end)].split()), validate=True)
-    except binascii.Error as error:
-        raise ConfigurationError(f"the PEM block {label!r} is damaged: {error}", reason="bad_key") from error
