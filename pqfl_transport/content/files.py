@@ -16,8 +16,8 @@ from typing import IO, BinaryIO
 from pqfl_transport.content.codecs import decode, encode, with_codec
 from pqfl_transport.content.envelope import Prologue, PrologueReader, verify_prologue
 from pqfl_transport.content.header import LOSSLESS, Header
-from pqfl_transport.content.keysource import KeySource, extra_material
-from pqfl_transport.content.opening import MAX_WEIGHTS_BYTES, ContentKey, Opener
+from pqfl_transport.content.keysource import KeySource, extra_material, settle
+from pqfl_transport.content.opening import MAX_WEIGHTS_BYTES, ContentKey, Opener, content_key
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import SLICE_BYTES, EnvelopeParameters, Sealer
 from pqfl_transport.content.tensors import TensorLayout, parse
@@ -89,8 +89,9 @@ def open_file(
     require_ending(target)
     with _envelope(source) as stream, staged(target) as output:
         prologue, rest = _read_prologue(stream, sender)
-        extra = extra_material(prologue.header, key_source)
-        opener = Opener(prologue, unlock(prologue), sender_key=sender.key, extra=extra)
+        # Only what is for us uses up a key that both ends hold.
+        key = content_key(prologue, unlock(prologue))
+        opener = Opener(prologue, key, sender_key=sender.key, extra=extra_material(prologue, key_source))
         if target.suffix == ".safetensors" and prologue.header.codec == LOSSLESS:
             _decrypt(opener, rest, stream, output)
             require_layout(output)
@@ -98,6 +99,7 @@ def open_file(
             with tempfile.TemporaryFile(dir=target.parent) as layout:
                 _decrypt(opener, rest, stream, layout)
                 _write(layout, output, prologue.header.codec, target.suffix)
+    settle(prologue, key_source)
     return prologue.header
 
 

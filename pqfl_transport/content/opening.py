@@ -13,7 +13,7 @@ from pqfl_transport.algorithms import content_suite
 from pqfl_transport.content.codecs import decode, without_codec
 from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_prologue
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
-from pqfl_transport.content.keysource import KeySource, extra_material
+from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key
 from pqfl_transport.content.tensors import allocate, parse
@@ -49,8 +49,7 @@ class Opener:
         extra: Sequence[bytes] = (),
     ) -> None:
         self.prologue = prologue
-        content_key = key if isinstance(key, ContentKey) else _unwrap_content_key(prologue, key)
-        mixed = body_key(content_key.value, prologue.header_bytes, extra)
+        mixed = body_key(content_key(prologue, key).value, prologue.header_bytes, extra)
         self._decryptor = BodyDecryptor(mixed, body_context(prologue.header_bytes, prologue.wrapped))
         # The commitment is checked before the first byte of the body is fed.
         self._decryptor.update_into(prologue.commitment, bytearray())
@@ -101,8 +100,9 @@ def open_weights(
     header = prologue.header
     if max_plaintext_bytes is not None and header.plaintext_bytes > max_plaintext_bytes:
         raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes is too large here", reason="too_large")
-    extra = extra_material(header, key_source)
-    opener = Opener(prologue, receiving_key, sender_key=sender_key, extra=extra)
+    # Only what is for us uses up a key that both ends hold.
+    key = content_key(prologue, receiving_key)
+    opener = Opener(prologue, key, sender_key=sender_key, extra=extra_material(prologue, key_source))
     rest = memoryview(envelope)[len(prologue.raw) :]
     if len(rest) < opener.remaining_bytes:
         # Said before memory is taken for what the header only claims.
@@ -113,10 +113,27 @@ def open_weights(
         at += opener.update_into(rest[start : start + SLICE_BYTES], plaintext[at:])
     last = opener.finalize()
     plaintext[at:] = last
+    settle(prologue, key_source)
     weights, metadata = parse(plaintext)
     most_bytes = MAX_WEIGHTS_BYTES if max_plaintext_bytes is None else max_plaintext_bytes
     decoded = decode(weights, metadata, header.codec, max_bytes=most_bytes)
     return OpenedWeights(header, decoded, without_codec(metadata))
+
+
+def content_key(prologue: Prologue, key: ReceivingKey | ContentKey) -> ContentKey:
+    """Return the content key of a verified prologue. Raises ``MessageError`` (``not_for_us``, ``threshold``)."""
+    if isinstance(key, ContentKey):
+        return key
+    header = prologue.header
+    if header.threshold:
+        raise MessageError(
+            f"the envelope opens only for {header.threshold} of its {len(header.recipients)} recipients together",
+            reason="threshold",
+        )
+    unwrapped = unwrap_secret(prologue, key)
+    if len(unwrapped) != CONTENT_KEY_BYTES:
+        raise MessageError(f"a content key of {len(unwrapped)} bytes", reason="malformed")
+    return ContentKey(unwrapped)
 
 
 def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:
@@ -130,19 +147,6 @@ def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:
         raise MessageError("the envelope is not sealed to this receiving key", reason="not_for_us") from None
     aead = content_suite(prologue.header.suite).aead
     return receiving_key.unwrap(prologue.wrapped[position], prologue.header_bytes, aead=aead)
-
-
-def _unwrap_content_key(prologue: Prologue, receiving_key: ReceivingKey) -> ContentKey:
-    header = prologue.header
-    if header.threshold:
-        raise MessageError(
-            f"the envelope opens only for {header.threshold} of its {len(header.recipients)} recipients together",
-            reason="threshold",
-        )
-    content_key = unwrap_secret(prologue, receiving_key)
-    if len(content_key) != CONTENT_KEY_BYTES:
-        raise MessageError(f"a content key of {len(content_key)} bytes", reason="malformed")
-    return ContentKey(content_key)
 
 
 def _prologue_cap(envelope: Buffer) -> int:

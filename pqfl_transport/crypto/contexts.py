@@ -29,6 +29,7 @@ class Label(bytes, Enum):
     SHARE = DOMAIN + b"share"
     COMBINE = DOMAIN + b"combine"
     SHARE_WRAP = DOMAIN + b"share-wrap"
+    PSK = DOMAIN + b"psk"
 
 
 def length_prefixed(*items: bytes) -> bytes:
