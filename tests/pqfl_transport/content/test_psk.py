@@ -1,0 +1,75 @@
+"""Pre-shared keys: a key for each envelope, derived alike at both ends; files that are what they say."""
+
+import hashlib
+import hmac
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pqfl_transport.content.armour import to_pem
+from pqfl_transport.content.keysource import KeyId
+from pqfl_transport.content.psk import MAX_KEY_BYTES, PreSharedKey
+from pqfl_transport.crypto.contexts import length_prefixed
+from pqfl_transport.errors import ConfigurationError
+
+SPRING = PreSharedKey("spring", bytes(range(32)))
+NONCE = "000102030405060708090a0b0c0d0e0f"
+
+
+def test_both_ends_derive_the_same_key() -> None:
+    """The sender for a new nonce, the receiver for the nonce that the header names."""
+    key = SPRING.new_key()
+    key_id = KeyId.parse(key.id)
+    assert key_id.source == "psk:spring"
+    assert PreSharedKey.from_pem(SPRING.to_pem()).key(key_id.serial) == key
+    assert SPRING.new_key() != key
+    assert SPRING.new_key(random=lambda count: bytes(range(count))).id == f"psk:spring:{NONCE}"
+
+
+def test_the_derivation_is_the_specified_one() -> None:
+    """HKDF-SHA-512 without salt over the key, for the label and the whole id, written out with HMAC alone."""
+    info = length_prefixed(b"pqfl/v1/psk", f"psk:spring:{NONCE}".encode())
+    extracted = hmac.digest(b"\0" * 64, bytes(range(32)), hashlib.sha512)
+    assert SPRING.key(NONCE).material == hmac.digest(extracted, info + b"\1", hashlib.sha512)[:32]
+
+
+def test_names_and_nonces_give_keys_of_their_own() -> None:
+    """One secret under two names, or for two nonces, is as two secrets."""
+    other = PreSharedKey("summer", bytes(range(32)))
+    materials = {one.key(nonce).material for one in (SPRING, other) for nonce in (NONCE, NONCE[::-1])}
+    assert len(materials) == 4
+
+
+@given(st.binary(min_size=32, max_size=MAX_KEY_BYTES))
+def test_files_hold_name_and_key(secret: bytes) -> None:
+    """What was written is read again."""
+    read = PreSharedKey.from_pem(PreSharedKey("a-1", secret).to_pem())
+    assert (read.name, read.key(NONCE)) == ("a-1", PreSharedKey("a-1", secret).key(NONCE))
+
+
+def test_a_new_key_is_random_and_is_not_shown() -> None:
+    """Two of one name differ; neither is in its own representation."""
+    assert PreSharedKey.generate("x").key(NONCE) != PreSharedKey.generate("x").key(NONCE)
+    assert "material" not in repr(SPRING.key(NONCE))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("", b"k" * 32), ("Spring", b"k" * 32), ("a:b", b"k" * 32), ("a", b"k" * 31), ("a", b"k" * (MAX_KEY_BYTES + 1))],
+)
+def test_names_and_lengths_that_are_refused(name: str, key: bytes) -> None:
+    """A name that could not stand in an id; less than 256 bits; more than a file should hold."""
+    with pytest.raises(ConfigurationError) as caught:
+        PreSharedKey(name, key)
+    assert caught.value.reason == "bad_key"
+    with pytest.raises(ConfigurationError):
+        PreSharedKey.from_pem(to_pem(length_prefixed(b"pqfl-psk/v1", name.encode(), key), "PQFL PRE-SHARED KEY"))
+
+
+@given(st.binary(max_size=120))
+def test_no_file_breaks_the_parser(data: bytes) -> None:
+    """Whatever stands in a block of this label is a key or an error of ours."""
+    for pem in (data, to_pem(data, "PQFL PRE-SHARED KEY")):
+        with pytest.raises(ConfigurationError):
+            PreSharedKey.from_pem(pem)
