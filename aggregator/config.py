@@ -50,12 +50,14 @@ class AggregatorConfig:
     initial_model: Path
     """``.npz`` or ``.safetensors``: model version 0."""
     rounds: RoundsConfig
+    keys: Path | None = None
+    """File of key sources (docs/key-sources.md)."""
 
 
 def load_config(path: Path) -> AggregatorConfig:
     """Parse the file. Raises ``ConfigurationError`` naming the file, the key and what was expected."""
     document = read_toml(path)
-    unknown = document.keys() - {"aggregator", "model", "rounds"}
+    unknown = document.keys() - {"aggregator", "model", "rounds", "keys"}
     if unknown:
         raise ConfigurationError(f"{path}: unknown section [{min(unknown)}]")
     aggregator, model = Section(path, document, "aggregator"), Section(path, document, "model")
@@ -69,10 +71,17 @@ def load_config(path: Path) -> AggregatorConfig:
         audit=aggregator.path("audit"),
         initial_model=model.path("initial"),
         rounds=_rounds(Section(path, document, "rounds")),
+        keys=_keys(Section(path, document, "keys")) if "keys" in document else None,
     )
     aggregator.finish()
     model.finish()
     return config
+
+
+def _keys(section: Section) -> Path:
+    path = section.path("file")
+    section.finish()
+    return path
 
 
 def _listen(text: str, where: str) -> Address:

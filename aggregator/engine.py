@@ -33,6 +33,7 @@ from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError, RoundError
+from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
@@ -56,6 +57,8 @@ class Setup:
     audit: AuditLog
     log: EventLog
     clock: Callable[[], float] = time.time
+    keys: KeyRing | None = None
+    """Extra keys that are mixed into models and have to be in updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Engine:
         self._sites = tuple(str(party.id) for party in sites)
         self._recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
         self.crypto = Stopwatch()
-        self._intake = Intake(self._roster, self._policy, setup.clock, self.crypto)
+        self._intake = Intake(self._roster, self._policy, setup.clock, self.crypto, setup.keys)
         self._state = RoundState.AGGREGATING
         self._number = 1
         self._model: _Model | None = None
@@ -130,6 +133,7 @@ class Engine:
             self._record(
                 EventKind.UPDATE, round=receipt.round, sender=receipt.sender, samples=accepted.samples,
                 envelope_id=receipt.envelope_id.hex(), prologue_sha256=receipt.prologue_digest.hex(),
+                extra_keys=list(accepted.extra_key_ids),
             )  # fmt: skip
             self._arrived.set()
             self._notify()
@@ -253,7 +257,8 @@ class Engine:
 
     def _seal(self, weights: Weights, version: int) -> _Model:
         digest = model_digest(weights)
-        identity = self._setup.member.identity
+        identity, keys = self._setup.member.identity, self._setup.keys
+        extra = () if keys is None else keys.keys_for(self._sites, "model")
         parameters = EnvelopeParameters(
             suite=self._policy.content_suite.id,
             federation=self._roster.federation,
@@ -262,6 +267,7 @@ class Engine:
             round=version,
             base_model_digest=digest,
             trailer=True,
+            extra_keys=extra,
         )
         with self.crypto.running():
             envelope = seal_weights(weights, parameters, self._recipients, identity.key)

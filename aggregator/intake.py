@@ -7,13 +7,15 @@ and authentic; and whatever goes wrong gives the reservation back.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from aggregator.rounds import Receipt, Round
 from pqfl_transport.aggregation.fedavg import Update, Weights, check_update
 from pqfl_transport.content.codecs import decode
 from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
-from pqfl_transport.content.opening import Opener
+from pqfl_transport.content.keysource import KeySource, extra_material, settle
+from pqfl_transport.content.opening import ContentKey, Opener, content_key
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.tensors import SAMPLES, allocate, parse, total_bytes
 from pqfl_transport.errors import MessageError, RoundError
@@ -24,6 +26,7 @@ from pqfl_transport.timing import Stopwatch
 _MAX_SAMPLES_DIGITS = 18
 # What is parsed and checked in less time than a thread takes to start is done on the loop.
 _THREAD_BYTES = 64 * 1024
+_KEY_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,24 @@ class Accepted:
     receipt: Receipt
     samples: int
     again: bool
+    extra_key_ids: tuple[str, ...] = ()
 
 
 class Intake:
     """Opens and checks uploads against a round."""
 
-    def __init__(self, roster: Roster, policy: Policy, clock: Callable[[], float], crypto: Stopwatch) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        policy: Policy,
+        clock: Callable[[], float],
+        crypto: Stopwatch,
+        keys: KeySource | None = None,
+    ) -> None:
         self._roster, self._policy, self._clock, self._crypto = roster, policy, clock, crypto
+        self._keys = keys
+        # Threads of their own: those that sign and verify must not all wait for a key manager that is silent.
+        self._key_threads = ThreadPoolExecutor(_KEY_THREADS, thread_name_prefix="pqfl-keys")
 
     async def take(self, upload: Upload, collecting: Collecting) -> Accepted:
         """Take an upload to its end. Raises ``MessageError``, ``RoundError`` or ``PolicyError`` with the reason."""
@@ -78,7 +92,9 @@ class Intake:
             update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, codec, sender, base))
             # Waiting for the body took time: the sender may have been struck off, the deadline may have passed.
             self._roster.party(prologue.header.sender)
-            return Accepted(round_.commit(reservation, update), update.samples, again=False)
+            receipt = round_.commit(reservation, update)
+            settle(prologue, self._keys)
+            return Accepted(receipt, update.samples, again=False, extra_key_ids=prologue.header.extra_key_ids)
         finally:
             round_.release(reservation)
 
@@ -100,7 +116,7 @@ class Intake:
     async def _open(
         self, prologue: Prologue, rest: bytes, body: AsyncIterator[bytes], sender: Party, key: ReceivingKey
     ) -> memoryview:
-        opener = await asyncio.to_thread(self._begin, prologue, sender, key)
+        opener = await self._opener(prologue, sender, key)
         plaintext = allocate(prologue.header.plaintext_bytes)
         at = 0
         piece = rest
@@ -114,9 +130,21 @@ class Intake:
         plaintext[at:] = last
         return plaintext
 
-    def _begin(self, prologue: Prologue, sender: Party, key: ReceivingKey) -> Opener:
+    async def _opener(self, prologue: Prologue, sender: Party, key: ReceivingKey) -> Opener:
+        unwrapped = await asyncio.to_thread(self._unwrap, prologue, key)
+        # The signature holds and the envelope is ours: only now is a key used up that both ends hold.
+        extra = await self._extra(prologue)
+        return Opener(prologue, unwrapped, sender_key=sender.signing_key, extra=extra)
+
+    async def _extra(self, prologue: Prologue) -> tuple[bytes, ...]:
+        if self._keys is None:
+            return extra_material(prologue, None)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._key_threads, extra_material, prologue, self._keys)
+
+    def _unwrap(self, prologue: Prologue, key: ReceivingKey) -> ContentKey:
         with self._crypto.running():
-            return Opener(prologue, key, sender_key=sender.signing_key)
+            return content_key(prologue, key)
 
     def _finish(self, opener: Opener) -> bytes:
         with self._crypto.running():

@@ -24,10 +24,12 @@ from typing import Any, Self, TypeVar
 from pqfl_transport.aggregation.fedavg import Weights
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.header import LOSSLESS
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
+from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
@@ -74,7 +76,8 @@ class FederatedClient:
     given. ``aggregator`` is the SPIFFE ID of the aggregator, needed only where the roster lists several. With
     ``state_path`` the highest round and roster seen are remembered across restarts, so that nobody can lead this site
     back to an earlier one; a new run of rounds then needs a new file. ``codec`` makes updates smaller at the price of
-    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``.
+    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``. ``keys_path`` is a
+    file of key sources (docs/key-sources.md), whose rules say what is mixed into updates and has to be in models.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
@@ -93,6 +96,7 @@ class FederatedClient:
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         unsafe_url: bool = False,
         codec: str = LOSSLESS,
+        keys_path: Path | str | None = None,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
@@ -102,6 +106,7 @@ class FederatedClient:
         member = load_membership(folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster)
         key = _load_receiving_key(folder / "receiving.key")
         self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round, codec=codec)
+        self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         self._base: tuple[int, Weights] | None = None
         self._submitted: set[bytes] = set()
@@ -151,19 +156,22 @@ class FederatedClient:
         if self._base is None or self._base[0] != info.model_version:
             self._base = None
             envelope = await self._exchange.model(info.model_version, self._participant.max_model_bytes(info))
-            self._base = (info.model_version, await self._in_thread(self._participant.open_model, envelope, info))
+            model = await self._in_thread(self._participant.open_model, envelope, info, self._keys)
+            self._base = (info.model_version, model)
         # A copy: training may write into what it gets, and the delta is taken against the model as it came.
         return _copy(self._base[1])
 
     async def submit(self, info: RoundInfo, weights: Weights, samples: int) -> bool:
         """Seal and send the change to the fetched model. False: the round closed before it arrived.
 
-        Raises the aggregator's refusal, and what `Participant.seal_update` raises.
+        Raises the aggregator's refusal, and what `Participant.seal_update` and `KeyRing.keys_for` raise.
         """
         if self._base is None or self._base[0] != info.model_version:
             raise ConfigurationError("fetch the model of this round before submitting to it", reason="not_fetched")
         base = self._base[1]
-        update: SealedUpdate = await self._in_thread(self._participant.seal_update, info, base, weights, samples)
+        extra = await self._extra_keys()
+        seal = self._participant.seal_update
+        update: SealedUpdate = await self._in_thread(seal, info, base, weights, samples, extra)
         self._submitted.add(info.document.challenge)
         try:
             await self._exchange.send_update(update)
@@ -214,6 +222,12 @@ class FederatedClient:
             case (dict() | list() as new, samples):
                 return new, samples
         raise RoundError("train has to return (weights, samples), weights as a list or a dict", reason="bad_training")
+
+    async def _extra_keys(self) -> tuple[ExtraKey, ...]:
+        if self._keys is None:
+            return ()
+        # In a thread because it may wait for a key manager, and outside the time that cryptography is said to take.
+        return await asyncio.to_thread(self._keys.keys_for, [self._participant.aggregator], "update")
 
     async def _in_thread(self, work: Callable[..., Value], *arguments: object) -> Value:
         def timed() -> Value:

@@ -34,7 +34,7 @@ _SEND_BYTES = 256 * 1024
 _MAX_EVENT_BYTES = 64 * 1024
 _DATA = b"data:"
 # What passes by itself: the service is still starting, or our earlier uploads are still in flight.
-_PASSING = frozenset({"not_ready", "busy", "idle", "cut_off", "http_502", "http_503", "http_504"})
+_PASSING = frozenset({"not_ready", "busy", "idle", "cut_off", "key_manager_down", "http_502", "http_503", "http_504"})
 
 Value = TypeVar("Value")
 

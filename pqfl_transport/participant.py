@@ -6,6 +6,7 @@ document: the model has to be the one whose digest it names, and the update is s
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from pqfl_transport.aggregation.fedavg import Weights, check_update, subtract
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, open_round_document
 from pqfl_transport.content.envelope import Prologue, decode_prologue
 from pqfl_transport.content.header import LOSSLESS
+from pqfl_transport.content.keysource import ExtraKey, KeySource
 from pqfl_transport.content.opening import open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
@@ -78,6 +80,11 @@ class Participant:
         self._codec = codec
         self._aggregator = _aggregator(member, aggregator)
 
+    @property
+    def aggregator(self) -> str:
+        """SPIFFE ID of the aggregator that this site works with."""
+        return str(self._aggregator.id)
+
     def judge(self, data: bytes, nonce: str, now: float) -> RoundInfo:
         """Return the round that a document describes.
 
@@ -107,8 +114,8 @@ class Participant:
         """Return the most that the sealed model of this round can take on the wire."""
         return body_bytes(info.document.plaintext_bytes) + _MAX_PROLOGUE_BYTES
 
-    def open_model(self, envelope: Buffer, info: RoundInfo) -> Weights:
-        """Open the global model that the round starts from.
+    def open_model(self, envelope: Buffer, info: RoundInfo, key_source: KeySource | None = None) -> Weights:
+        """Open the global model that the round starts from; ``key_source`` has the extra keys of its sender and us.
 
         Raises ``MessageError``: what `open_weights` raises, ``wrong_sender``, ``wrong_direction``, ``wrong_version``,
         ``wrong_model`` where the digest is not the round document's.
@@ -120,12 +127,15 @@ class Participant:
             sender_key=self._aggregator.signing_key,
             policy=self.member.policy,
             max_plaintext_bytes=info.document.plaintext_bytes,
+            key_source=key_source,
         )
         if model_digest(opened.weights) != info.document.model_digest:
             raise MessageError("the model is not the one that the round document names", reason="wrong_model")
         return opened.weights
 
-    def seal_update(self, info: RoundInfo, base: Weights, new: Weights, samples: int) -> SealedUpdate:
+    def seal_update(
+        self, info: RoundInfo, base: Weights, new: Weights, samples: int, extra_keys: Sequence[ExtraKey] = ()
+    ) -> SealedUpdate:
         """Seal the change from ``base`` to ``new``, trained on ``samples``, for this round alone.
 
         Raises ``RoundError`` where ``new`` does not fit the model or is not finite (`fedavg`), and ``bad_samples``
@@ -145,6 +155,7 @@ class Participant:
             not_after=document.not_after,
             base_model_digest=document.model_digest,
             codec=self._codec,
+            extra_keys=tuple(extra_keys),
         )
         recipient = RecipientKey.from_bytes(document.receiving_key)
         envelope = seal_weights(delta, parameters, [recipient], identity.key, {SAMPLES: str(count)})

@@ -64,6 +64,7 @@ _REASON_STATUS: Mapping[str, int] = MappingProxyType(
         "method_not_allowed": 405, "idle": 408, "too_large": 413, "wrong_media_type": 415, "misaddressed": 421,
         "wrong_names": 422, "wrong_shape": 422, "wrong_dtype": 422, "not_finite": 422, "bad_samples": 422,
         "bad_body": 422, "target_down": 503, "resources": 503, "not_for_us": 422, "busy": 429, "not_ready": 503,
+        "key_manager_down": 503,
     }
 )  # fmt: skip
 

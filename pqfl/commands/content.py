@@ -4,9 +4,21 @@ from pathlib import Path
 
 import click
 
-from pqfl.commands.reading import PATH, load_receiving_key, load_recipient, named, policy_for, say, sender_of
+from pqfl.commands.reading import (
+    KEYS_OPTION,
+    PATH,
+    load_keys,
+    load_receiving_key,
+    load_recipient,
+    named,
+    policy_for,
+    say,
+    sender_of,
+)
 from pqfl_transport.content.files import open_file, seal_file, verify_file
 from pqfl_transport.content.header import CODECS, LOSSLESS
+from pqfl_transport.content.keysource import ExtraKey
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError
@@ -18,7 +30,7 @@ _LEVEL = click.Choice([level.value for level in SecurityLevel])
 
 @click.group("key")
 def key_group() -> None:
-    """Make receiving keys."""
+    """Make receiving keys and pre-shared keys."""
 
 
 @key_group.command("new")
@@ -38,12 +50,24 @@ def new_key(out: Path, level: str, as_json: bool) -> None:
     say(facts, f"{out} and {public}: {key.kem}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
 
 
+@key_group.command("psk")
+@click.option("--name", required=True, help="What all who hold it call it.")
+@click.option("--out", required=True, type=PATH, help="File for the key.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def new_psk(name: str, out: Path, as_json: bool) -> None:
+    """Make a pre-shared key: FILE (secret, mode 0600), to be carried to the other party by hand, not over a network."""
+    keystore.write_secret(out, PreSharedKey.generate(name).to_pem())
+    say({"file": str(out), "name": name}, f"{out}: pre-shared key {name}", as_json=as_json)
+
+
 @click.command(short_help="Seal a file of weights for its readers.")
 @click.option("--to", "recipients", required=True, multiple=True, type=PATH, help="Public receiving key; repeatable.")
 @click.option("--identity", required=True, type=PATH, help="Folder with signing.pem and signing.key.")
 @click.option("--threshold", type=int, default=0, metavar="T", help="Only T of the readers together can open.")
 @click.option("--trailer", is_flag=True, help="Sign the body too: evidence to third parties.")
 @click.option("--codec", type=click.Choice(CODECS), default=LOSSLESS, help="Smaller, with a bounded loss of precision.")
+@KEYS_OPTION
+@click.option("--peer", "peers", multiple=True, metavar="URI", help="With --keys: SPIFFE ID of a reader; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -53,6 +77,8 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     threshold: int,
     trailer: bool,
     codec: str,
+    keys_path: Path | None,
+    peers: tuple[str, ...],
     as_json: bool,
     source: Path,
     target: Path,
@@ -60,7 +86,8 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     """Seal weights (IN: .npz or .safetensors) for who holds the receiving key, signed by who is in --identity.
 
     With several --to each of them opens alone. With --threshold T any T of them open together, by `pqfl share-open`
-    and `pqfl combine`, and fewer learn nothing.
+    and `pqfl combine`, and fewer learn nothing. With --keys the rules there for --peer say which keys, shared with the
+    readers from elsewhere, are mixed in beside the receiving key's.
     """
     sender = keystore.load_signing_identity(identity)
     keys = [load_recipient(path) for path in recipients]
@@ -73,30 +100,42 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
         trailer=trailer,
         codec=codec,
         threshold=_threshold(threshold, len(keys)),
+        extra_keys=_extra_keys(keys_path, peers),
     )
     header = seal_file(source, target, parameters=parameters, recipients=keys, signing_key=sender.key).header
     facts = {
         "envelope": str(target), "sender": header.sender, "suite": header.suite, "id": header.envelope_id.hex(),
         "recipients": [key.hex() for key in header.recipients], "threshold": header.threshold,
-        "trailer": header.trailer,
+        "trailer": header.trailer, "extra_keys": list(header.extra_key_ids),
     }  # fmt: skip
     together = f", for {threshold} of {len(keys)} together" if threshold else ""
-    say(facts, f"{target}: sealed with {header.suite}, signed by {header.sender}{together}", as_json=as_json)
+    mixed = f", with {', '.join(header.extra_key_ids)}" if header.extra_key_ids else ""
+    say(facts, f"{target}: sealed with {header.suite}{mixed}, signed by {header.sender}{together}", as_json=as_json)
 
 
 @click.command("open", short_help="Open a sealed file of weights.")
 @click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@KEYS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
-def open_command(key_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path) -> None:
+def open_command(
+    key_path: Path, sender_path: Path, keys_path: Path | None, as_json: bool, source: Path, target: Path
+) -> None:
     """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds."""
     key = load_receiving_key(key_path)
     sender = sender_of(sender_path, key.public)
-    header = named(source, lambda: open_file(source, target, sender=sender, unlock=lambda _prologue: key))
-    facts = {"file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes}
-    say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
+    ring = load_keys(keys_path)
+    header = named(
+        source, lambda: open_file(source, target, sender=sender, unlock=lambda _prologue: key, key_source=ring)
+    )
+    facts = {
+        "file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes,
+        "extra_keys": list(header.extra_key_ids),
+    }  # fmt: skip
+    mixed = f", with {', '.join(header.extra_key_ids)}" if header.extra_key_ids else ""
+    say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}{mixed}", as_json=as_json)
 
 
 @click.command(short_help="Verify a sealed file without opening it.")
@@ -119,6 +158,15 @@ def verify(sender_path: Path, as_json: bool, source: Path) -> None:
         "the prologue is as signed; there is no trailer, so a reader could have changed the body"
     )  # fmt: skip
     say(facts, f"{source}: from {header.sender}, {header.suite}: {covered}", as_json=as_json)
+
+
+def _extra_keys(path: Path | None, peers: tuple[str, ...]) -> tuple[ExtraKey, ...]:
+    ring = load_keys(path)
+    if (ring is None) == bool(peers):
+        raise ConfigurationError(
+            "--keys and --peer go together: the rules in the file are by peer", reason="which_peer"
+        )
+    return () if ring is None else ring.keys_for(peers, "file")
 
 
 def _threshold(threshold: int, readers: int) -> int:

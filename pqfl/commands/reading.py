@@ -11,6 +11,7 @@ from pqfl_transport.algorithms import find
 from pqfl_transport.content.files import Sender
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.extrakeys import KeyRing, load_ring
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningCertificate
 from pqfl_transport.pki.profiles import Usage
@@ -19,6 +20,8 @@ from pqfl_transport.policy import POLICIES, Policy
 T = TypeVar("T")
 
 PATH = click.Path(path_type=Path)
+
+KEYS_OPTION = click.option("--keys", "keys_path", type=PATH, help="File of key sources: keys shared from elsewhere.")
 
 
 def load_recipient(path: Path) -> RecipientKey:
@@ -54,6 +57,16 @@ def policy_for(signature: str, kem: str | None) -> Policy:
     raise ConfigurationError(
         f"no security level seals to a key of {kem} and signs with {signature}", reason="wrong_key"
     )
+
+
+def load_keys(path: Path | None) -> KeyRing | None:
+    """Read a file of key sources; what its rules go on without is said on standard error."""
+    return None if path is None else load_ring(path, report=_say_missing)
+
+
+def _say_missing(event: str, facts: Mapping[str, object]) -> None:
+    why = f": {facts['detail']}" if "detail" in facts else ""
+    click.echo(f"pqfl: {event}: goes on without a key of {facts['source']} for {facts['peer']}{why}", err=True)
 
 
 def named(path: Path, action: Callable[[], T]) -> T:

@@ -7,7 +7,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl.commands.reading import (
+    KEYS_OPTION,
     PATH,
+    load_keys,
     load_receiving_key,
     load_recipient,
     load_signer,
@@ -77,6 +79,7 @@ def share_open(
     type=PATH,
     help="Trust anchors of the trustees' certificates; ca.pem beside --key where neither this nor --trustee is given.",
 )
+@KEYS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -86,6 +89,7 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     shares: tuple[Path, ...],
     trustees: tuple[Path, ...],
     cacert: Path | None,
+    keys_path: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -101,13 +105,14 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
         cacert = beside
     lookup = _lookup(trustees, cacert, sender)
     contributions = [(str(path), keystore.read_public(path, max_bytes=MAX_CONTRIBUTION_BYTES)) for path in shares]
+    ring = load_keys(keys_path)
     found: list[Combined] = []
 
     def unlock(prologue: Prologue) -> ContentKey:
         found.append(combine(prologue, contributions, key, lookup))
         return found[0].key
 
-    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock))
+    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock, key_source=ring))
     proven = bool(cacert or trustees)
     for one in found[0].refused:
         claim = one.trustee if proven else f"{one.trustee}, as it claims"
