@@ -60,13 +60,16 @@ def policy_for(signature: str, kem: str | None) -> Policy:
 
 
 def load_keys(path: Path | None) -> KeyRing | None:
-    """Read a file of key sources; what its rules go on without is said on standard error."""
-    return None if path is None else load_ring(path, report=_say_missing)
+    """Read a file of key sources; what an operator has to know of them is said on standard error."""
+    return None if path is None else load_ring(path, report=_say)
 
 
-def _say_missing(event: str, facts: Mapping[str, object]) -> None:
-    why = f": {facts['detail']}" if "detail" in facts else ""
-    click.echo(f"pqfl: {event}: goes on without a key of {facts['source']} for {facts['peer']}{why}", err=True)
+def _say(event: str, facts: Mapping[str, object]) -> None:
+    if event == "extra_key_missing":
+        why = f": {facts['detail']}" if "detail" in facts else ""
+        click.echo(f"pqfl: goes on without a key of {facts['source']} for {facts['peer']}{why}", err=True)
+    else:
+        click.echo(f"pqfl: {facts.get('detail', event)}", err=True)
 
 
 def named(path: Path, action: Callable[[], T]) -> T:

@@ -133,13 +133,26 @@ class KeyRing:
         held, is_first = self._hold(key_id.canonical, owner)
         if is_first:
             try:
-                held.material.set_result(_from_link(self._links[name], key_id))
+                held.material.set_result(self._from_link(self._links[name], key_id))
             except BaseException as error:
                 with self._lock:
                     self._held.pop(key_id.canonical, None)
                 held.material.set_exception(error)
                 raise
         return held.material.result()
+
+    def _from_link(self, link: LinkEnd, key_id: KeyId) -> bytes:
+        try:
+            return link.key(key_id.serial)
+        except PqflError as error:
+            # What the manager said is for its operator: a sender who is told of the refusal needs to know less.
+            self._report("extra_key_failed", {"key": str(key_id), "reason": error.reason, "detail": str(error)})
+            if isinstance(error, MessageError):
+                raise MessageError(
+                    f"our key manager has no key {key_id} for us, or not any more", reason="extra_key"
+                ) from error
+            # Whatever else it is, it is between us and our key manager: the sender may try again.
+            raise TransportError(f"the extra key {key_id} cannot be had now", reason="key_manager_down") from error
 
     def _hold(self, name: str, owner: bytes) -> tuple[_Held, bool]:
         now = self._clock()
@@ -184,13 +197,3 @@ def load_psk(path: Path, name: str) -> PreSharedKey:
             reason="wrong_key",
         )
     return key
-
-
-def _from_link(link: LinkEnd, key_id: KeyId) -> bytes:
-    try:
-        return link.key(key_id.serial)
-    except MessageError as error:
-        raise MessageError(f"the extra key {key_id} cannot be had: {error}", reason="extra_key") from error
-    except PqflError as error:
-        # Whatever it is, it is between us and our key manager: the sender may try again.
-        raise TransportError(f"the extra key {key_id} cannot be had now: {error}", reason="key_manager_down") from error

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from pqfl_transport.client import BlockingFederatedClient, FederatedClient, RoundInfo
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.extrakeys import load_ring
+from pqfl_transport.pki import keystore
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, aggregator, current_round, make_update, participant, put
 
@@ -274,3 +277,52 @@ def test_the_blocking_client_does_the_same_without_a_loop(federation: Federation
     finally:
         stop.set()
         thread.join(20)
+
+
+def write_keys(folder: Path, peer: str, mode: str, name: str = "spring") -> Path:
+    """A file of key sources with one pre-shared key and one rule; the key is the same for all of this test."""
+    folder.mkdir(exist_ok=True)
+    if not (secret := folder.parent / f"{name}.psk").exists():
+        keystore.write_secret(secret, PreSharedKey.generate(name).to_pem())
+    path = folder / "keys.toml"
+    path.write_text(
+        f'[used]\nfile = "used.db"\n[psk.{name}]\nfile = "{secret}"\n'
+        f'[[peer]]\nid = "{peer}"\nmode = "{mode}"\nkeys = ["psk:{name}"]\n'
+    )
+    return path
+
+
+def test_updates_and_models_with_a_pre_shared_key(federation: Federation, tmp_path: Path) -> None:
+    """What the rules of both ends require is mixed into everything that is sealed, and named in the audit log."""
+    hub_keys = load_ring(write_keys(tmp_path / "hub", "*", "require"))
+    site_keys = write_keys(tmp_path / "site", federation.aggregator_uri, "require")
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path / "run", keys=hub_keys) as hub:
+            hub.engine._sites = hub.engine._sites[:1]
+            async with client(federation, hub.url, keys_path=site_keys) as site:
+                final = await site.run(add(1.0, 3))
+            assert (final["w"] == MODEL["w"] + 1).all()
+            (update,) = hub.events("update")
+            assert update["extra_keys"][0].startswith("psk:spring:")
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_an_update_without_a_required_key_is_refused(federation: Federation, tmp_path: Path) -> None:
+    """The site is told why, and the round goes on without it; a site that lacks the key cannot open the model."""
+    hub_keys = load_ring(write_keys(tmp_path / "hub", federation.site_uri("bank-a"), "require"))
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path / "run", keys=hub_keys) as hub:
+            hub.engine._sites = hub.engine._sites[:1]
+            async with client(federation, hub.url) as site:
+                info = await site.join()
+                with pytest.raises(MessageError) as caught:
+                    await site.fetch(info)
+                assert caught.value.reason == "extra_key"
+            plain = participant(federation, "bank-a")
+            status, problem = await put(hub.url, make_update(await current_round(hub.url, plain), plain))
+            assert (status, problem["reason"]) == (403, "no_extra_key")
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))

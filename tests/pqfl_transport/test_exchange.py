@@ -60,9 +60,10 @@ def test_an_update_arrives_as_it_was_sealed() -> None:
 
 
 def test_what_passes_by_itself_is_tried_again_with_the_same_bytes() -> None:
-    """A service that is starting, a proxy without its target, a cut connection: the same envelope is sent again."""
+    """A service that is not ready or has no key now, a proxy without target, a cut: the same envelope goes again."""
     answers: list[Callable[[web.Request], web.StreamResponse]] = [
         lambda _: problem(PlatformError("not yet", reason="not_ready")),
+        lambda _: problem(TransportError("no key now", reason="key_manager_down")),
         lambda _: web.Response(status=502, text="bad gateway"),
         lambda request: request.transport.abort() or web.Response(),  # type: ignore[union-attr,func-returns-value]
         lambda _: web.json_response({}, status=201),
@@ -78,7 +79,7 @@ def test_what_passes_by_itself_is_tried_again_with_the_same_bytes() -> None:
             await exchange.send_update(UPDATE)
 
     asyncio.run(scenario())
-    assert bodies == [bytes(UPDATE.envelope)] * 4
+    assert bodies == [bytes(UPDATE.envelope)] * 5
 
 
 def test_a_refusal_is_raised_as_the_error_that_it_is_and_not_repeated() -> None:

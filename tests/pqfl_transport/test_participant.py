@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema, sign_round_document
-from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.envelope import Prologue, decode_prologue
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.opening import open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
@@ -206,3 +207,28 @@ def test_several_aggregators_have_to_be_told_apart(federation: Federation, tmp_p
         named.judge(sign_round_document(document(), first.identity.key), NONCE, NOW)
     assert caught.value.reason == "unknown_signer"
     del federation
+
+
+class Fixed:
+    """A source that knows one key, for every id."""
+
+    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
+        """Give it."""
+        return (b"m" * 32,) * len(prologue.header.extra_key_ids)
+
+    def settle(self, prologue: Prologue) -> None:
+        """Nothing is kept."""
+
+
+def test_extra_keys_are_part_of_updates_and_of_models(site: Participant, hub: Membership) -> None:
+    """An update names them; a model that needs one opens with its source alone."""
+    extra = (ExtraKey("psk:spring:" + "0" * 32, b"m" * 32),)
+    info = judged(site, hub)
+    update = site.seal_update(info, MODEL, MODEL, 1, extra)
+    assert decode_prologue(bytes(update.envelope))[0].header.extra_key_ids == (extra[0].id,)
+    model = sealed_model(hub, extra_keys=extra)
+    opened = site.open_model(model, info, Fixed())
+    assert all((opened[name] == MODEL[name]).all() for name in MODEL)
+    with pytest.raises(MessageError) as caught:
+        site.open_model(model, info)
+    assert caught.value.reason == "extra_key"

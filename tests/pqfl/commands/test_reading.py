@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pqfl.commands.reading import load_receiving_key, load_signer, named, policy_for, sender_of
+from pqfl.commands.reading import load_keys, load_receiving_key, load_signer, named, policy_for, sender_of
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import keystore
@@ -46,3 +46,24 @@ def test_a_sender_is_read_from_its_signing_certificate(tmp_path: Path) -> None:
     keystore.write_secret(tmp_path / "damaged", b"-----BEGIN NOTHING-----\n")
     with pytest.raises(ConfigurationError, match="damaged"):
         load_receiving_key(tmp_path / "damaged")
+
+
+def test_what_an_operator_has_to_know_of_extra_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that is gone on without, and what a key manager said, each as one line on standard error."""
+    assert load_keys(None) is None
+    (tmp_path / "keys.toml").write_text(
+        '[used]\nfile = "used.db"\n[qkd.north-south]\nurl = "https://127.0.0.1:1"\npeer_sae = "south"\n'
+        'cert = "tls.pem"\nkey = "tls.key"\ncacert = "ca.pem"\n[[peer]]\nid = "spiffe://fed/site/a"\nmode = "prefer"\n'
+        'keys = ["qkd:north-south"]\n'
+    )
+    federation = make_federation(tmp_path / "federation", sites=("bank-a",))
+    for name in ("tls.pem", "tls.key", "ca.pem"):
+        (tmp_path / name).symlink_to(federation.site("bank-a") / name)
+    ring = load_keys(tmp_path / "keys.toml")
+    assert ring is not None
+    assert ring.keys_for(["spiffe://fed/site/a"], "file") == ()
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "pqfl: goes on without a key of qkd:north-south for spiffe://fed/site/a: the key manager at"
+    )
+    assert len(error.splitlines()) == 1

@@ -2,6 +2,8 @@
 
 import hashlib
 import hmac
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -32,6 +34,19 @@ def test_the_derivation_is_the_specified_one() -> None:
     info = length_prefixed(b"pqfl/v1/psk", f"psk:spring:{NONCE}".encode())
     extracted = hmac.digest(b"\0" * 64, bytes(range(32)), hashlib.sha512)
     assert SPRING.key(NONCE).material == hmac.digest(extracted, info + b"\1", hashlib.sha512)[:32]
+
+
+def test_recorded_keys_are_derived_again() -> None:
+    """The recorded envelopes with a key of this kind give the pre-shared key and what it has to become."""
+    facts = json.loads((Path(__file__).resolve().parents[2] / "vectors" / "envelope" / "extra-keys.json").read_text())
+    shared = PreSharedKey(facts["psk"]["name"], bytes.fromhex(facts["psk"]["key"]))
+    recorded = {
+        key_id: key for vector in facts["vectors"] if "tensors" in vector for key_id, key in vector["extra"].items()
+    }
+    derived = {key_id: key for key_id, key in recorded.items() if key_id.startswith("psk:")}
+    assert derived
+    for key_id, key in derived.items():
+        assert shared.key(KeyId.parse(key_id).serial).material.hex() == key
 
 
 def test_names_and_nonces_give_keys_of_their_own() -> None:

@@ -158,19 +158,26 @@ def test_a_named_key_that_cannot_be_had_opens_nothing(tmp_path: Path, wire: Wire
     """Not even where keys are only preferred; once the manager is back, the same envelope opens."""
     site, hub = parties(tmp_path, wire, mode)
     envelope = site.seal()
-    for error in (DOWN, PeerError("nonsense", reason="bad_answer"), ConfigurationError("x", reason="y")):
+    for number, error in enumerate(
+        (DOWN, PeerError("nonsense", reason="bad_answer"), ConfigurationError("x", reason="y"))
+    ):
         wire.error = error
         assert hub.refusal(envelope) == "key_manager_down"
+        assert hub.reports[number][1]["detail"] == str(error)
     wire.error = None
     KEYS.open(envelope, key_source=hub.ring)
 
 
 def test_a_key_nobody_knows(tmp_path: Path, wire: Wire) -> None:
-    """Its id is the sender's fault."""
+    """Its id is the sender's fault; what the manager said is for its own operator and not for the sender."""
     site, hub = parties(tmp_path, wire)
     envelope = site.seal()
     wire.keys.clear()
-    assert hub.refusal(envelope) == "extra_key"
+    with pytest.raises(MessageError) as caught:
+        KEYS.open(envelope, key_source=hub.ring)
+    assert caught.value.reason == "extra_key"
+    assert "no such key" not in str(caught.value)
+    assert [(event, facts["detail"]) for event, facts in hub.reports] == [("extra_key_failed", "no such key")]
 
 
 @pytest.mark.parametrize("source", [LINK, SPRING])
