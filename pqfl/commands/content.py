@@ -1,5 +1,6 @@
 """`pqfl key`, `pqfl seal`, `pqfl open`, `pqfl verify`: files of weights, sealed by one sender."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -21,16 +22,18 @@ from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters
-from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
+from pqfl_transport.extrakeys import load_keys_config, load_ring
 from pqfl_transport.pki import keystore
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
+from pqfl_transport.qkd import Link
 
 _LEVEL = click.Choice([level.value for level in SecurityLevel])
 
 
 @click.group("key")
 def key_group() -> None:
-    """Make receiving keys and pre-shared keys."""
+    """Make receiving keys and pre-shared keys, check key sources."""
 
 
 @key_group.command("new")
@@ -58,6 +61,33 @@ def new_psk(name: str, out: Path, as_json: bool) -> None:
     """Make a pre-shared key: FILE (secret, mode 0600), to be carried to the other party by hand, not over a network."""
     keystore.write_secret(out, PreSharedKey.generate(name).to_pem())
     say({"file": str(out), "name": name}, f"{out}: pre-shared key {name}", as_json=as_json)
+
+
+@key_group.command("check")
+@click.option("--keys", "keys_path", required=True, type=PATH, help="File of key sources.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def check_keys(keys_path: Path, as_json: bool) -> None:
+    """Read a file of key sources and all that it names, and ask every key manager for its status."""
+    config, _ = load_keys_config(keys_path), load_ring(keys_path)
+    facts: dict[str, object] = {"psk": sorted(config.psk)}
+    lines = [f"psk:{name}: {path}" for name, path in config.psk.items()]
+    failed = 0
+    for name, link in config.links.items():
+        try:
+            status = Link(link).status()
+        except PqflError as error:
+            facts[f"qkd:{name}"] = {"reason": error.reason, "detail": str(error)}
+            lines.append(f"qkd:{name}: {error}")
+            failed += 1
+        else:
+            facts[f"qkd:{name}"] = asdict(status)
+            lines.append(
+                f"qkd:{name}: {status.source_kme_id} to {status.target_kme_id}, {status.stored_key_count} keys for"
+                f" {status.slave_sae_id}, of {status.min_key_size} to {status.max_key_size} bits"
+            )
+    say(facts, "\n".join(lines), as_json=as_json)
+    if failed:
+        raise TransportError(f"{failed} of {len(config.links)} key managers do not answer", reason="key_manager_down")
 
 
 @click.command(short_help="Seal a file of weights for its readers.")

@@ -78,6 +78,7 @@ def _link(name: str, section: Section) -> LinkConfig:
         key=section.path("key"),
         cacert=section.path("cacert"),
         verify_uri=section.optional_text("verify_uri"),
+        server_name=section.optional_text("override_server_name"),
         level=section.choice("level", [level.value for level in SecurityLevel], DEFAULT_LEVEL.value),
         key_bits=int(section.number("key_bits", DEFAULT_KEY_BITS, least=MIN_KEY_BYTES * 8, whole=True)),
         timeout_seconds=section.number("timeout_seconds", DEFAULT_TIMEOUT_SECONDS),

@@ -46,6 +46,8 @@ class LinkConfig:
     """Who may vouch for the key manager; for a classical one a trust store of its own."""
     verify_uri: str | None = None
     """SPIFFE ID of the key manager; without it its certificate has to name the host of ``url``."""
+    server_name: str | None = None
+    """Host name that its certificate has in place of the one of ``url``: it is reached through a tunnel."""
     level: SecurityLevel | str = DEFAULT_LEVEL
     key_bits: int = DEFAULT_KEY_BITS
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
@@ -62,13 +64,21 @@ class KeyManager:
     TLS peers that were refused, ``TransportError`` (``key_manager_down``), ``ConfigurationError`` (``key_request``).
     """
 
-    def __init__(self, url: str, context: ssl.SSLContext, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        context: ssl.SSLContext,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        server_name: str | None = None,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
             raise ConfigurationError(f"url {url!r}: expected https://HOST:PORT of a key manager", reason="bad_url")
         self._base = url.rstrip("/")
         self._context = context
         self._timeout_seconds = timeout_seconds
+        self._server_name = server_name
         self.name = f"the key manager at {self._base}"
 
     async def status(self, slave_sae_id: str) -> Status:
@@ -112,6 +122,7 @@ class KeyManager:
                 data=request.body or None,
                 headers={"Content-Type": "application/json", "Accept": "application/json"},
                 allow_redirects=False,
+                server_hostname=self._server_name,
             ) as answer,
         ):
             data = await _read(answer, self.name)
@@ -152,7 +163,9 @@ class Link:
     def __init__(self, config: LinkConfig) -> None:
         """Raise ``ConfigurationError`` naming the file, or the rule that keeps a classical manager on this machine."""
         self.config = config
-        manager = KeyManager(config.url, _context(config), timeout_seconds=config.timeout_seconds)
+        manager = KeyManager(
+            config.url, _context(config), timeout_seconds=config.timeout_seconds, server_name=config.server_name
+        )
         self._manager = BlockingKeyManager(manager)
 
     def new_key(self) -> ExtraKey:
@@ -179,8 +192,8 @@ def _context(config: LinkConfig) -> ssl.SSLContext:
     if not config.unsafe_classical and not Address(host=host).is_local:
         raise ConfigurationError(
             f"url {config.url!r}: a key manager with classical TLS is reached on a loopback address only; whoever"
-            " records that connection can read its keys with a quantum computer later. Put `pqfl server` in front of"
-            " it, or say unsafe_classical = true",
+            " records that connection can read its keys with a quantum computer later. Lead it through `pqfl client`"
+            " and `pqfl server`, or say unsafe_classical = true",
             reason="classical",
         )
     return _classical_context(config)

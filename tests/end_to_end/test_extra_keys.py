@@ -120,6 +120,18 @@ def test_a_forged_envelope_causes_no_request(hubs: Hubs, managers: dict[str, Pro
 
 
 @pytest.mark.usefixtures("managers")
+def test_key_managers_can_be_asked_how_they_are(hubs: Hubs) -> None:
+    """One that answers gives its status; one that does not is named, and the exit status says so."""
+    done = pqfl("key", "check", "--json", "--keys", hubs.keys("north"))
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)[f"qkd:{LINK}"]
+    assert (status["source_kme_id"], status["slave_sae_id"]) == ("km-north", "south")
+    done = pqfl("key", "check", "--keys", hubs.keys("north", url="https://127.0.0.1:1"))
+    assert (done.returncode, "https://127.0.0.1:1" in done.stdout) == (1, True)
+    assert "1 of 1 key managers do not answer" in done.stderr
+
+
+@pytest.mark.usefixtures("managers")
 def test_an_envelope_without_a_key_is_refused_where_one_is_required(hubs: Hubs, tmp_path: Path) -> None:
     """By policy, with its exit status; where keys are preferred it opens, and that is said."""
     plain = tmp_path / "plain.pqfl"

@@ -238,6 +238,20 @@ def test_a_classical_manager_on_this_machine(network: Network, old: Path) -> Non
         )  # fmt: skip
 
 
+def test_a_classical_manager_behind_a_tunnel(network: Network, old: Path) -> None:
+    """Its certificate names another host than the loopback address that leads to it, and that name is checked."""
+
+    def behind(url: str) -> str:
+        return url.replace("localhost", "127.0.0.1")
+
+    def ask(url: str) -> int:
+        with pytest.raises(TransportError, match="certificate"):
+            old_link(network, old, behind(url)).status()
+        return old_link(network, old, behind(url), server_name="localhost").status().key_size
+
+    assert asyncio.run(serve_classical(old, ask)) == 352
+
+
 def test_a_classical_manager_elsewhere_has_to_be_asked_for_loudly(network: Network, old: Path) -> None:
     """Its keys would be in every recording of the connection."""
     with pytest.raises(ConfigurationError, match="unsafe_classical") as caught:
