@@ -6,6 +6,7 @@ and verified.
 """
 
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from pqfl_transport.content.codecs import decode, encode, with_codec
-from pqfl_transport.content.envelope import Prologue, PrologueReader, verify_prologue
+from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
 from pqfl_transport.content.header import LOSSLESS, Header
 from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.opening import MAX_WEIGHTS_BYTES, ContentKey, Opener, content_key
@@ -89,8 +90,9 @@ def open_file(
     require_ending(target)
     with _envelope(source) as stream, staged(target) as output:
         prologue, rest = _read_prologue(stream, sender)
-        # Only what is for us uses up a key that both ends hold.
+        # Only what is for us, and all there, uses up a key that both ends hold.
         key = content_key(prologue, unlock(prologue))
+        _require_length(stream, prologue)
         opener = Opener(prologue, key, sender_key=sender.key, extra=extra_material(prologue, key_source))
         if target.suffix == ".safetensors" and prologue.header.codec == LOSSLESS:
             _decrypt(opener, rest, stream, output)
@@ -190,6 +192,13 @@ def _read_prologue(stream: BinaryIO, sender: Sender) -> tuple[Prologue, bytes]:
             return prologue, reader.rest
     reader.finish()
     raise MessageError("the envelope is empty", reason="truncated")
+
+
+def _require_length(stream: BinaryIO, prologue: Prologue) -> None:
+    facts = os.fstat(stream.fileno())
+    short = envelope_bytes(prologue) - facts.st_size
+    if stat.S_ISREG(facts.st_mode) and short > 0:
+        raise MessageError(f"the envelope is {short} bytes short", reason="truncated")
 
 
 def _decrypt(opener: Opener, rest: bytes, stream: BinaryIO, output: IO[bytes]) -> None:

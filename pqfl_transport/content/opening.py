@@ -11,7 +11,7 @@ import numpy as np
 
 from pqfl_transport.algorithms import content_suite
 from pqfl_transport.content.codecs import decode, without_codec
-from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_prologue
+from pqfl_transport.content.envelope import Prologue, decode_prologue, remaining_bytes, verify_prologue
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
 from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.recipients import ReceivingKey
@@ -100,13 +100,12 @@ def open_weights(
     header = prologue.header
     if max_plaintext_bytes is not None and header.plaintext_bytes > max_plaintext_bytes:
         raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes is too large here", reason="too_large")
-    # Only what is for us uses up a key that both ends hold.
     key = content_key(prologue, receiving_key)
-    opener = Opener(prologue, key, sender_key=sender_key, extra=extra_material(prologue, key_source))
     rest = memoryview(envelope)[len(prologue.raw) :]
-    if len(rest) < opener.remaining_bytes:
-        # Said before memory is taken for what the header only claims.
-        raise MessageError(f"the envelope is {opener.remaining_bytes - len(rest)} bytes short", reason="truncated")
+    # Said before memory is taken for what the header only claims, and before a key is used up that both ends hold.
+    if (short := remaining_bytes(header) - len(rest)) > 0:
+        raise MessageError(f"the envelope is {short} bytes short", reason="truncated")
+    opener = Opener(prologue, key, sender_key=sender_key, extra=extra_material(prologue, key_source))
     plaintext = allocate(header.plaintext_bytes)
     at = 0
     for start in range(0, len(rest), SLICE_BYTES):

@@ -141,7 +141,7 @@ def error_of(status: int, data: bytes, request: Request, source: str) -> PqflErr
     if status in {_BAD_REQUEST, _NOT_FOUND}:
         return ConfigurationError(f"{source} takes no such request for {request.what}{said}", reason="key_request")
     if status == _UNAVAILABLE and request.what == "enc_keys":
-        return TransportError(f"{source} has no keys left{said}", reason="keys_exhausted")
+        return TransportError(f"{source} has no keys to give{said}", reason="keys_exhausted")
     return TransportError(f"{source} answered HTTP status {status} to {request.what}{said}", reason="key_manager_down")
 
 

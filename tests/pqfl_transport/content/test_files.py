@@ -13,8 +13,10 @@ import pytest
 import safetensors.numpy
 
 from pqfl_transport.content import files
+from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.files import Sender, open_file, seal_file, staged
 from pqfl_transport.content.header import CODECS
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 from tests.support.envelopes import SENDER, make_keys
@@ -39,7 +41,10 @@ def seal(source: Path, target: Path, **options: Any) -> None:
 def unseal(source: Path, target: Path, **options: Any) -> Any:
     facts = {"sender": SENDER, "sender_key": KEYS.signing.verifying_key, "receiving_key": KEYS.receiving} | options
     sender = Sender(facts["sender"], facts["sender_key"], KEYS.policy)
-    return open_file(source, target, sender=sender, unlock=lambda _prologue: facts["receiving_key"])
+    key_source = facts.get("key_source")
+    return open_file(
+        source, target, sender=sender, unlock=lambda _prologue: facts["receiving_key"], key_source=key_source
+    )
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -192,3 +197,36 @@ def test_a_codec_is_undone_in_both_kinds_of_file(tmp_path: Path, codec: str, tar
     found = load_weights(tmp_path / target)
     assert same(found["n"], weights["n"])
     assert (found["w"].dtype, found["w"].shape) == (np.float32, (100, 200))
+
+
+class Source:
+    """A source of extra keys that counts."""
+
+    def __init__(self) -> None:
+        self.fetched = self.settled = 0
+
+    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
+        """Give the key."""
+        self.fetched += 1
+        return (b"m" * 32,) * len(prologue.header.extra_key_ids)
+
+    def settle(self, prologue: Prologue) -> None:
+        """Note that the file was opened."""
+        del prologue
+        self.settled += 1
+
+
+def test_an_extra_key_is_used_up_by_a_whole_file_for_us_alone(tmp_path: Path) -> None:
+    """A file that is cut, or sealed to somebody else, leaves it where it is; one that opens settles it."""
+    extra = (ExtraKey("psk:spring:" + "0" * 32, b"m" * 32),)
+    np.savez(tmp_path / "w.npz", a=np.arange(5.0))
+    seal(tmp_path / "w.npz", tmp_path / "w.pqfl", parameters=replace(KEYS.parameters, extra_keys=extra))
+    (tmp_path / "cut.pqfl").write_bytes((tmp_path / "w.pqfl").read_bytes()[:-1])
+    source = Source()
+    with pytest.raises(MessageError, match="1 bytes short"):
+        unseal(tmp_path / "cut.pqfl", tmp_path / "o.npz", key_source=source)
+    with pytest.raises(MessageError):
+        unseal(tmp_path / "w.pqfl", tmp_path / "o.npz", key_source=source, receiving_key=KEYS.other)
+    assert (source.fetched, source.settled) == (0, 0)
+    unseal(tmp_path / "w.pqfl", tmp_path / "o.npz", key_source=source)
+    assert (source.fetched, source.settled) == (1, 1)

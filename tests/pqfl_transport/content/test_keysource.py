@@ -57,12 +57,15 @@ class Asked(Fixed):
         raise AssertionError(f"asked for {prologue.header.extra_key_ids}")
 
 
-def test_nothing_is_fetched_for_a_forged_envelope_or_for_one_that_is_not_ours() -> None:
-    """Only what its sender signed and what our key unwraps uses up a key that both ends hold."""
+def test_nothing_is_fetched_for_what_is_forged_cut_short_or_not_ours() -> None:
+    """Only what its sender signed, what our key unwraps and what is all there uses up a key that both ends hold."""
     envelope = bytearray(KEYS.seal(extra_keys=(ExtraKey("qkd:link:1", b"m" * 32),)))
     with pytest.raises(MessageError) as caught:
         KEYS.open(envelope, key_source=Asked(), receiving_key=KEYS.other)
     assert caught.value.reason == "not_for_us"
+    with pytest.raises(MessageError) as caught:
+        KEYS.open(envelope[:-1], key_source=Asked())
+    assert caught.value.reason == "truncated"
     envelope[envelope.index(split(envelope)[0].signature)] ^= 1
     with pytest.raises(MessageError) as caught:
         KEYS.open(envelope, key_source=Asked())
