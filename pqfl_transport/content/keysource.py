@@ -13,12 +13,11 @@ MIN_KEY_BYTES = 32
 QKD = "qkd"
 PSK = "psk"
 
+UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
+"""RFC 9562 §4. A key manager may write its UUIDs in upper case, and then wants them back as they were."""
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
-_SERIALS = {
-    # RFC 9562 §4: a key manager may write its UUIDs in upper case, and then wants them back as they were.
-    QKD: re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII),
-    PSK: re.compile(r"[0-9a-f]{32}", re.ASCII),
-}
+_SERIALS = {QKD: UUID, PSK: re.compile(r"[0-9a-f]{32}", re.ASCII)}
 
 
 @dataclass(frozen=True, slots=True)

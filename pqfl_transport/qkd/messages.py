@@ -6,12 +6,12 @@ the slave, gets the same key from its own manager by that id. Sections in this f
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from pqfl_transport.content.keysource import UUID
 from pqfl_transport.errors import ConfigurationError, MessageError, PeerError, PqflError, TransportError
 from pqfl_transport.pki.documents import decode_base64, parse_object
 
@@ -23,7 +23,6 @@ MAX_SIZE_BITS = 8192
 
 _MAX_SAE_CHARACTERS = 256
 _MAX_DETAIL = 300
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
 _STATUS_FIELDS = {
     "source_KME_ID": str, "target_KME_ID": str, "master_SAE_ID": str, "slave_SAE_ID": str, "key_size": int,
     "stored_key_count": int, "max_key_count": int, "max_key_per_request": int, "max_key_size": int, "min_key_size": int,
@@ -87,7 +86,7 @@ def enc_keys_request(slave_sae_id: str, *, number: int = 1, size_bits: int = 256
 
 def dec_keys_request(master_sae_id: str, key_ids: Sequence[str]) -> Request:
     """Ask for the keys that this SAE was given under these ids (§5.3). Raises ``ConfigurationError``."""
-    if not 1 <= len(key_ids) <= MAX_KEYS or not all(_UUID.fullmatch(key_id) for key_id in key_ids):
+    if not 1 <= len(key_ids) <= MAX_KEYS or not all(UUID.fullmatch(key_id) for key_id in key_ids):
         raise ConfigurationError(f"expected 1 to {MAX_KEYS} UUIDs as key ids", reason="key_request")
     body = json.dumps({"key_IDs": [{"key_ID": key_id} for key_id in key_ids]}).encode()
     return Request("POST", _path(master_sae_id, "dec_keys"), "dec_keys", body)
@@ -171,7 +170,7 @@ def _parse_key(row: object, source: str) -> DeliveredKey:
     if not isinstance(row, dict):
         raise _bad_answer(source, "a key that is no JSON object")
     key_id: str = _member(row, "key_ID", str, source)
-    if not _UUID.fullmatch(key_id):
+    if not UUID.fullmatch(key_id):
         raise _bad_answer(source, "a key_ID that is no UUID")
     try:
         return DeliveredKey(key_id, decode_base64(_member(row, "key", str, source), "key"))

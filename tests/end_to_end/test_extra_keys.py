@@ -1,5 +1,6 @@
 """Keys of a QKD link between two hubs, each with a key manager of its own: real processes, both directions."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,9 +14,21 @@ import pytest
 
 from pqfl.demo.processes import Crew, Process
 from pqfl_transport.client import BlockingFederatedClient
-from tests.support.keymanagers import ENDS, LINK, Network, events, make_network, other
+from tests.support import classical
+from tests.support.keymanagers import (
+    ENDS,
+    LINK,
+    STATUS,
+    Network,
+    classical_link,
+    events,
+    make_network,
+    other,
+    serve_classical,
+)
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL
+from tests.support.sidecars import start_client, start_server
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,24 @@ def test_an_envelope_without_a_key_is_refused_where_one_is_required(hubs: Hubs, 
     assert not plain.with_suffix(".npz").exists()
     done = hubs.open("south", plain, "prefer")
     assert (done.returncode, "goes on without a key of qkd:north-south" in done.stderr) == (0, True)
+
+
+def test_a_classical_manager_through_a_post_quantum_tunnel(hubs: Hubs, tmp_path: Path) -> None:
+    """Gateway beside the manager, sidecar beside us: the manager's own TLS passes inside, and none of it is bare."""
+    root = classical.make_root("vendor root")
+    files = classical.write_classical(tmp_path / "old", root, *classical.make_leaf(root, dns=("km.example",)))
+    federation = make_federation(tmp_path / "federation", sites=("bank-a",))
+    (tmp_path / "logs").mkdir()
+
+    with Crew(tmp_path / "logs") as crew:
+
+        def ask(url: str) -> int:
+            gateway = start_server(crew, federation, url.replace("https://localhost", "127.0.0.1"))
+            sidecar = start_client(crew, federation, gateway.target)
+            link = classical_link(hubs.network, files, f"https://{sidecar.target}", server_name="km.example")
+            return link.status().key_size
+
+        assert asyncio.run(serve_classical(files, ask)) == STATUS["key_size"]
 
 
 def test_a_manager_that_is_down(hubs: Hubs, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ network = make_network(tmp_path)                          # an authority of its 
 with Crew(logs) as crew: network.start_both(crew)
 """
 
+import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,13 +18,18 @@ from aiohttp import web
 
 from certs.authority import Authority
 from pqfl.demo.processes import Crew, Event, Process
-from pqfl_transport.qkd import LinkConfig
+from pqfl_transport.qkd import Link, LinkConfig
 from pqfl_transport.tls import server_context
 from tests.support.pki import HOSTS
 
 ENDS = ("north", "south")
 LINK = "north-south"
-UUID = "bc490419-7d60-487f-adc1-4ddcc177c139"
+STATUS = {
+    "source_KME_ID": "AAAABBBBCCCCDDDD", "target_KME_ID": "EEEEFFFFGGGGHHHH", "master_SAE_ID": "IIIIJJJJKKKKLLLL",
+    "slave_SAE_ID": "MMMMNNNNOOOOPPPP", "key_size": 352, "stored_key_count": 25000, "max_key_count": 100000,
+    "max_key_per_request": 128, "max_key_size": 1024, "min_key_size": 64, "max_SAE_ID_count": 0,
+}  # fmt: skip
+"""The example of the standard, clause 6.1."""
 _MANAGER = Path(__file__).resolve().parents[2] / "examples" / "qkd" / "manager.py"
 _START_SECONDS = 20.0
 
@@ -158,5 +165,32 @@ async def scripted(network: Network, **options: Any) -> AsyncIterator[Scripted]:
     script.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield script
+    finally:
+        await runner.cleanup()
+
+
+def classical_link(network: Network, files: Path, url: str, **changes: Any) -> Link:
+    """An SAE of a classical manager, with the folder of `write_classical`."""
+    facts = {"cert": files / "tls.pem", "key": files / "tls.key", "cacert": files / "ca.pem", "verify_uri": None}
+    return Link(network.link("north", url=url, classical=True, **(facts | changes)))
+
+
+async def serve_classical(files: Path, ask: Callable[[str], Any]) -> Any:
+    """Let ``ask`` do something with the URL of a classical manager, in a thread; it has a status for everybody."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(files / "ca.pem"))
+    context.load_cert_chain(files / "tls.pem", files / "tls.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    async def status(request: web.Request) -> web.Response:
+        del request
+        return web.json_response(STATUS)
+
+    app = web.Application()
+    app.router.add_get("/api/v1/keys/south/status", status)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    try:
+        return await asyncio.to_thread(ask, f"https://localhost:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()

@@ -2,21 +2,19 @@
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from pqfl.demo.processes import Crew, Process
 from pqfl_transport.errors import ConfigurationError, MessageError, PeerError, PqflError, TransportError
 from pqfl_transport.qkd.client import BlockingKeyManager, KeyManager, Link
 from pqfl_transport.tls import client_context
-from tests.pqfl_transport.qkd.test_messages import IDS, STATUS, container
+from tests.pqfl_transport.qkd.test_messages import IDS, container
 from tests.support import classical
-from tests.support.keymanagers import Network, events, make_network, scripted
+from tests.support.keymanagers import STATUS, Network, classical_link, events, make_network, scripted, serve_classical
 
 
 @pytest.fixture(scope="module")
@@ -198,35 +196,9 @@ def old(tmp_path: Path) -> Path:
     return classical.write_classical(tmp_path / "old", root, *classical.make_leaf(root, dns=("localhost",)))
 
 
-def old_link(network: Network, old: Path, url: str, **changes: Any) -> Link:
-    files = {"cert": old / "tls.pem", "key": old / "tls.key", "cacert": old / "ca.pem", "verify_uri": None}
-    return Link(network.link("north", url=url, classical=True, **(files | changes)))
-
-
-async def serve_classical(old: Path, ask: Any) -> Any:
-    """Let ``ask`` do something with the URL of a classical manager, in a thread."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(old / "ca.pem"))
-    context.load_cert_chain(old / "tls.pem", old / "tls.key")
-    context.verify_mode = ssl.CERT_REQUIRED
-    app = web.Application()
-
-    async def status(request: web.Request) -> web.Response:
-        del request
-        return web.json_response(STATUS)
-
-    app.router.add_get("/api/v1/keys/south/status", status)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    try:
-        return await asyncio.to_thread(ask, f"https://localhost:{runner.addresses[0][1]}")
-    finally:
-        await runner.cleanup()
-
-
 def test_a_classical_manager_on_this_machine(network: Network, old: Path) -> None:
     """It is reached with a trust store of its own where the configuration says so, and not without."""
-    status = asyncio.run(serve_classical(old, lambda url: old_link(network, old, url).status()))
+    status = asyncio.run(serve_classical(old, lambda url: classical_link(network, old, url).status()))
     assert status.key_size == 352
     with pytest.raises(PqflError):
         asyncio.run(serve_classical(old, lambda url: Link(network.link("north", url=url)).status()))
@@ -234,7 +206,7 @@ def test_a_classical_manager_on_this_machine(network: Network, old: Path) -> Non
     (old / "other.pem").write_bytes(classical.pem(stranger.certificate))
     with pytest.raises(TransportError, match="certificate verify failed"):
         asyncio.run(
-            serve_classical(old, lambda url: old_link(network, old, url, cacert=old / "other.pem").status())
+            serve_classical(old, lambda url: classical_link(network, old, url, cacert=old / "other.pem").status())
         )  # fmt: skip
 
 
@@ -246,8 +218,8 @@ def test_a_classical_manager_behind_a_tunnel(network: Network, old: Path) -> Non
 
     def ask(url: str) -> int:
         with pytest.raises(TransportError, match="certificate"):
-            old_link(network, old, behind(url)).status()
-        return old_link(network, old, behind(url), server_name="localhost").status().key_size
+            classical_link(network, old, behind(url)).status()
+        return classical_link(network, old, behind(url), server_name="localhost").status().key_size
 
     assert asyncio.run(serve_classical(old, ask)) == 352
 
@@ -255,16 +227,16 @@ def test_a_classical_manager_behind_a_tunnel(network: Network, old: Path) -> Non
 def test_a_classical_manager_elsewhere_has_to_be_asked_for_loudly(network: Network, old: Path) -> None:
     """Its keys would be in every recording of the connection."""
     with pytest.raises(ConfigurationError, match="unsafe_classical") as caught:
-        old_link(network, old, "https://km.example:443")
+        classical_link(network, old, "https://km.example:443")
     assert caught.value.reason == "classical"
-    old_link(network, old, "https://km.example:443", unsafe_classical=True)
+    classical_link(network, old, "https://km.example:443", unsafe_classical=True)
 
 
 def test_files_of_a_classical_manager_that_are_wrong(network: Network, old: Path) -> None:
     """A key that others can read, a trust store without certificates: the file is named."""
     (old / "empty.pem").write_text("nothing")
     with pytest.raises(ConfigurationError, match=r"empty\.pem"):
-        old_link(network, old, "https://localhost:1", cacert=old / "empty.pem")
+        classical_link(network, old, "https://localhost:1", cacert=old / "empty.pem")
     (old / "tls.key").chmod(0o644)
     with pytest.raises(ConfigurationError, match="chmod 600"):
-        old_link(network, old, "https://localhost:1")
+        classical_link(network, old, "https://localhost:1")

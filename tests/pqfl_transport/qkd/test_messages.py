@@ -22,14 +22,9 @@ from pqfl_transport.qkd.messages import (
     parse_status,
     status_request,
 )
+from tests.support.keymanagers import STATUS
 
 IDS = ("550e8400-e29b-41d4-a716-446655440000", "bc490419-7d60-487f-adc1-4ddcc177c139")
-STATUS = {
-    "source_KME_ID": "AAAABBBBCCCCDDDD", "target_KME_ID": "EEEEFFFFGGGGHHHH", "master_SAE_ID": "IIIIJJJJKKKKLLLL",
-    "slave_SAE_ID": "MMMMNNNNOOOOPPPP", "key_size": 352, "stored_key_count": 25000, "max_key_count": 100000,
-    "max_key_per_request": 128, "max_key_size": 1024, "min_key_size": 64, "max_SAE_ID_count": 0,
-}  # fmt: skip
-"""The example of the standard, clause 6.1."""
 
 
 def container(*ids: str, size: int = 32, **more: Any) -> bytes:
