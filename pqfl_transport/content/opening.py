@@ -15,7 +15,7 @@ from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_pr
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
 from pqfl_transport.content.keysource import KeySource, extra_material
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key
+from pqfl_transport.content.sealing import body_context, body_key, slices
 from pqfl_transport.content.tensors import allocate, parse
 from pqfl_transport.content.verifying import TrailerVerifier
 from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
@@ -73,6 +73,34 @@ class Opener:
         return last
 
 
+class MemoryOpening:
+    """An envelope behind its verified prologue, opened into one new buffer of the plaintext's size.
+
+    Make one only for a header whose ``plaintext_bytes`` somebody has capped: they are allocated here. Raises as
+    `Opener` does.
+    """
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._plaintext = allocate(opener.prologue.header.plaintext_bytes)
+        self._at = 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        """How many bytes still belong to the envelope."""
+        return self._opener.remaining_bytes
+
+    def feed(self, data: Buffer) -> None:
+        """Take more of the envelope, in pieces of any size."""
+        for part in slices(data):
+            self._at += self._opener.update_into(part, self._plaintext[self._at :])
+
+    def finalize(self) -> memoryview:
+        """Return the plaintext, once everything is there and everything holds."""
+        self._plaintext[self._at :] = self._opener.finalize()
+        return self._plaintext
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedWeights:
     """Weights as they went in, with the header they came under and the metadata from inside the body."""
@@ -107,15 +135,18 @@ def open_weights(
     if len(rest) < opener.remaining_bytes:
         # Said before memory is taken for what the header only claims.
         raise MessageError(f"the envelope is {opener.remaining_bytes - len(rest)} bytes short", reason="truncated")
-    plaintext = allocate(header.plaintext_bytes)
-    at = 0
-    for start in range(0, len(rest), SLICE_BYTES):
-        at += opener.update_into(rest[start : start + SLICE_BYTES], plaintext[at:])
-    last = opener.finalize()
-    plaintext[at:] = last
+    opening = MemoryOpening(opener)
+    opening.feed(rest)
+    return read_weights(header, opening.finalize(), max_bytes=max_plaintext_bytes)
+
+
+def read_weights(header: Header, plaintext: memoryview, *, max_bytes: int | None = None) -> OpenedWeights:
+    """Return the weights of a verified plaintext, their codec undone; ``max_bytes`` caps what it expands to.
+
+    Raises ``MessageError`` (``malformed``, ``too_large``).
+    """
     weights, metadata = parse(plaintext)
-    most_bytes = MAX_WEIGHTS_BYTES if max_plaintext_bytes is None else max_plaintext_bytes
-    decoded = decode(weights, metadata, header.codec, max_bytes=most_bytes)
+    decoded = decode(weights, metadata, header.codec, max_bytes=MAX_WEIGHTS_BYTES if max_bytes is None else max_bytes)
     return OpenedWeights(header, decoded, without_codec(metadata))
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pqfl_transport.content.envelope import Prologue, PrologueReader
 from pqfl_transport.content.opening import Opener
-from pqfl_transport.content.sealing import SLICE_BYTES, Sealer
+from pqfl_transport.content.sealing import SLICE_BYTES, Sealer, slices
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, Buffer
 from pqfl_transport.errors import MessageError
 
@@ -137,15 +137,6 @@ async def stream_pieces(stream: _ReadableStream) -> AsyncIterator[bytes]:
     """Yield what an ``asyncio.StreamReader``, or anything with its ``read``, gives until its end."""
     while piece := await stream.read(SLICE_BYTES):
         yield piece
-
-
-def slices(data: Buffer) -> Iterator[memoryview]:
-    """Cut a buffer into views of at most a slice, as much as is worked on at a time."""
-    view = memoryview(data)
-    if view.nbytes != len(view):
-        view = view.cast("B")
-    for start in range(0, len(view), SLICE_BYTES):
-        yield view[start : start + SLICE_BYTES]
 
 
 def _begun(opener: StreamOpener) -> Prologue:

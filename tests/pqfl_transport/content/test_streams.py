@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pqfl_transport.content.envelope import Prologue, verify_prologue
 from pqfl_transport.content.opening import Opener
-from pqfl_transport.content.sealing import SLICE_BYTES, Sealer
+from pqfl_transport.content.sealing import SLICE_BYTES, Sealer, slices
 from pqfl_transport.content.streams import (
     StreamOpener,
     file_pieces,
@@ -22,7 +22,6 @@ from pqfl_transport.content.streams import (
     open_to_async,
     sealed,
     sealed_async,
-    slices,
     socket_pieces,
     stream_pieces,
 )
