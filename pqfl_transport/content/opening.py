@@ -11,7 +11,7 @@ import numpy as np
 
 from pqfl_transport.algorithms import content_suite
 from pqfl_transport.content.codecs import decode, without_codec
-from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_prologue
+from pqfl_transport.content.envelope import MAX_PROLOGUE_BYTES, Prologue, decode_prologue, verify_prologue
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
 from pqfl_transport.content.keysource import KeySource, extra_material
 from pqfl_transport.content.recipients import ReceivingKey
@@ -178,4 +178,4 @@ def _unwrap_content_key(prologue: Prologue, receiving_key: ReceivingKey) -> Cont
 
 def _prologue_cap(envelope: Buffer) -> int:
     # The reader keeps what it is fed, so it is fed no more of a large envelope than a prologue can take.
-    return min(len(envelope), 8 << 20)
+    return min(len(envelope), MAX_PROLOGUE_BYTES)

@@ -115,7 +115,7 @@ def test_a_round_opened_again_is_not_trained_again(federation: Federation, tmp_p
         async with aggregator(federation, tmp_path, quorum=2, attempts=2) as hub:
             async with client(federation, hub.url) as first, client(federation, hub.url, "bank-b") as second:
                 running = asyncio.create_task(first.run(train))
-                await hub.until(lambda: hub.engine.accepted == 1)
+                await hub.until(lambda: hub.engine.reception.accepted == 1)
                 hub.pass_deadline()
                 await hub.until(lambda: any(event.get("attempt") == 2 for event in hub.events("round")))
                 await asyncio.gather(running, second.run(add(1.0, 5)))
