@@ -102,12 +102,20 @@ def from_problem(status: int, body: bytes, source: str) -> PqflError:
         problem = json.loads(body[:MAX_PROBLEM_BYTES])
     except (ValueError, RecursionError):
         problem = None
-    match = _TYPE.fullmatch(str(problem.get("type"))) if isinstance(problem, dict) else None
-    if match is None or match[1] not in _CLASSES:
+    kind, reason = _kind_of(str(problem.get("type"))) if isinstance(problem, dict) else (None, "")
+    if kind is None:
         return TransportError(f"{source} answered HTTP status {status}", reason=f"http_{status}")
     # What the other end wrote goes to a log or a terminal: one line, nothing that a terminal would obey.
     detail = "".join(letter if letter.isprintable() else "?" for letter in str(problem.get("detail"))[:_MAX_DETAIL])
-    return _CLASSES[match[1]](f"{source}: {detail}", reason=match[2])
+    return kind(f"{source}: {detail}", reason=reason)
+
+
+def _kind_of(word: str) -> tuple[type[PqflError] | None, str]:
+    for reason, standard in _STANDARD_TYPES.items():
+        if word == standard:
+            return RoundError, reason
+    match = _TYPE.fullmatch(word)
+    return (None, "") if match is None else (_CLASSES.get(match[1]), match[2])
 
 
 def _culprit(error: PqflError) -> str:

@@ -124,7 +124,11 @@ def seal_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> memoryview:
     """Seal weights in memory; return the whole envelope, writable bytes. The only large allocation is the result."""
-    sealer, layout = sealer_of(weights, parameters, recipients, signing_key, metadata)
+    return seal_layout(*sealer_of(weights, parameters, recipients, signing_key, metadata))
+
+
+def seal_layout(sealer: Sealer, layout: TensorLayout) -> memoryview:
+    """Seal a layout in memory with the sealer that was made for it; return the whole envelope, writable bytes."""
     envelope = allocate(envelope_bytes(sealer.prologue))
     at = len(sealer.prologue.raw)
     envelope[:at] = sealer.prologue.raw
