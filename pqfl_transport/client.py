@@ -195,10 +195,10 @@ class FederatedClient:
         sealer, layout = self._participant.update_sealer(info, base, weights, samples)
         return SealedUpdate.of(self._spool.keep(sealer.prologue.header.envelope_id, sealed(sealer, layout.buffers())))
 
-    async def _send(self, update: SealedUpdate) -> bool:
+    async def _send(self, update: SealedUpdate, *, begun: bool = False) -> bool:
         self._submitted.add(update.challenge)
         try:
-            await self._exchange.send_update(update)
+            await self._exchange.send_update(update, begun=begun)
         except TransportError:
             # Nobody took it, so the round is still to be served: from the spool, or by the caller.
             self._submitted.discard(update.challenge)
@@ -220,7 +220,7 @@ class FederatedClient:
             return False
         _log.info("round %d: going on with a stored update", info.number)
         try:
-            await self._send(update)
+            await self._send(update, begun=True)
         except (MessageError, RoundError) as error:
             self._submitted.discard(update.challenge)
             _log.warning("round %d: the stored update was refused, so another is made: %s", info.number, error)

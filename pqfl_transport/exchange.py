@@ -81,8 +81,8 @@ class _Sending:
     """How far the sending of an update is."""
 
     update: SealedUpdate
+    begun: bool
     resumable: bool = field(init=False)
-    begun: bool = False
     offset: int = 0
     """What the other side is known to have."""
 
@@ -153,9 +153,12 @@ class Exchange:
 
         await self._retrying(path, get, lambda: receiver.received_bytes)
 
-    async def send_update(self, update: SealedUpdate) -> None:
-        """Send a sealed update, a large one so that it can be resumed. Raises the refusal as the error that it is."""
-        sending = _Sending(update)
+    async def send_update(self, update: SealedUpdate, *, begun: bool = False) -> None:
+        """Send a sealed update, a large one so that it can be resumed. Raises the refusal as the error that it is.
+
+        ``begun`` says that a part of it may be there already, so that is asked first.
+        """
+        sending = _Sending(update, begun)
         await self._retrying(update.path, lambda: self._send(sending), lambda: sending.offset)
 
     async def _send(self, sending: "_Sending") -> None:
