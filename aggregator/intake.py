@@ -109,10 +109,7 @@ class Intake:
 
     async def go_on(self, append: Append, collecting: Collecting) -> Accepted | Progress:
         """Take a request that goes on with an upload. Raises as `take`, and `OffsetMismatchError`."""
-        transfer = collecting.transfers.find(append.address)
-        await transfer.take_over()
-        # Whoever wrote before may have ended it.
-        collecting.transfers.find(append.address)
+        transfer = await _settled(append.address, collecting)
         fields, progress = append.fields, transfer.progress
         if fields.offset is None or fields.complete is None:
             raise MessageError("an append says Upload-Offset and Upload-Complete", reason="malformed")
@@ -123,14 +120,11 @@ class Intake:
 
     async def progress(self, address: UploadAddress, collecting: Collecting) -> Progress:
         """Return how far an upload is, ending the request that still writes to it. Raises ``unknown_upload``."""
-        transfer = collecting.transfers.find(address)
-        await transfer.take_over()
-        return collecting.transfers.find(address).progress
+        return (await _settled(address, collecting)).progress
 
     async def cancel(self, address: UploadAddress, collecting: Collecting) -> None:
         """Forget an upload that is not complete. Raises ``unknown_upload``."""
-        transfer = collecting.transfers.find(address)
-        await transfer.take_over()
+        transfer = await _settled(address, collecting)
         if transfer.accepted is None:
             self._drop(transfer, collecting)
 
@@ -206,6 +200,16 @@ class Intake:
     def _finish(self, opening: MemoryOpening) -> memoryview:
         with self._crypto.running():
             return opening.finalize()
+
+
+async def _settled(address: UploadAddress, collecting: Collecting) -> Transfer:
+    """Return the upload of an address with nobody writing to it. Raises ``MessageError`` (``unknown_upload``)."""
+    while True:
+        transfer = collecting.transfers.find(address)
+        await transfer.take_over()
+        # Whoever wrote before may have ended it, and somebody else begun it anew.
+        if collecting.transfers.holds(transfer):
+            return transfer
 
 
 def _check_length(expected: int, offset: int, announced: int | None, fields: UploadFields) -> None:
