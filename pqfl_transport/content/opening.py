@@ -11,11 +11,17 @@ import numpy as np
 
 from pqfl_transport.algorithms import content_suite
 from pqfl_transport.content.codecs import decode, without_codec
-from pqfl_transport.content.envelope import Prologue, decode_prologue, remaining_bytes, verify_prologue
+from pqfl_transport.content.envelope import (
+    MAX_PROLOGUE_BYTES,
+    Prologue,
+    decode_prologue,
+    remaining_bytes,
+    verify_prologue,
+)
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
 from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key
+from pqfl_transport.content.sealing import body_context, body_key, slices
 from pqfl_transport.content.tensors import allocate, parse
 from pqfl_transport.content.verifying import TrailerVerifier
 from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
@@ -72,6 +78,34 @@ class Opener:
         return last
 
 
+class MemoryOpening:
+    """An envelope behind its verified prologue, opened into one new buffer of the plaintext's size.
+
+    Make one only for a header whose ``plaintext_bytes`` somebody has capped: they are allocated here. Raises as
+    `Opener` does.
+    """
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._plaintext = allocate(opener.prologue.header.plaintext_bytes)
+        self._at = 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        """How many bytes still belong to the envelope."""
+        return self._opener.remaining_bytes
+
+    def feed(self, data: Buffer) -> None:
+        """Take more of the envelope, in pieces of any size."""
+        for part in slices(data):
+            self._at += self._opener.update_into(part, self._plaintext[self._at :])
+
+    def finalize(self) -> memoryview:
+        """Return the plaintext, once everything is there and everything holds."""
+        self._plaintext[self._at :] = self._opener.finalize()
+        return self._plaintext
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedWeights:
     """Weights as they went in, with the header they came under and the metadata from inside the body."""
@@ -105,17 +139,20 @@ def open_weights(
     # Said before memory is taken for what the header only claims, and before a key is used up that both ends hold.
     if (short := remaining_bytes(header) - len(rest)) > 0:
         raise MessageError(f"the envelope is {short} bytes short", reason="truncated")
-    opener = Opener(prologue, key, sender_key=sender_key, extra=extra_material(prologue, key_source))
-    plaintext = allocate(header.plaintext_bytes)
-    at = 0
-    for start in range(0, len(rest), SLICE_BYTES):
-        at += opener.update_into(rest[start : start + SLICE_BYTES], plaintext[at:])
-    last = opener.finalize()
-    plaintext[at:] = last
+    opening = MemoryOpening(Opener(prologue, key, sender_key=sender_key, extra=extra_material(prologue, key_source)))
+    opening.feed(rest)
+    plaintext = opening.finalize()
     settle(prologue, key_source)
+    return read_weights(header, plaintext, max_bytes=max_plaintext_bytes)
+
+
+def read_weights(header: Header, plaintext: memoryview, *, max_bytes: int | None = None) -> OpenedWeights:
+    """Return the weights of a verified plaintext, their codec undone; ``max_bytes`` caps what it expands to.
+
+    Raises ``MessageError`` (``malformed``, ``too_large``).
+    """
     weights, metadata = parse(plaintext)
-    most_bytes = MAX_WEIGHTS_BYTES if max_plaintext_bytes is None else max_plaintext_bytes
-    decoded = decode(weights, metadata, header.codec, max_bytes=most_bytes)
+    decoded = decode(weights, metadata, header.codec, max_bytes=MAX_WEIGHTS_BYTES if max_bytes is None else max_bytes)
     return OpenedWeights(header, decoded, without_codec(metadata))
 
 
@@ -150,4 +187,4 @@ def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:
 
 def _prologue_cap(envelope: Buffer) -> int:
     # The reader keeps what it is fed, so it is fed no more of a large envelope than a prologue can take.
-    return min(len(envelope), 8 << 20)
+    return min(len(envelope), MAX_PROLOGUE_BYTES)

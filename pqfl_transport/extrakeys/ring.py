@@ -5,7 +5,7 @@ before it is handed out, under an owner that no envelope has, so that a key mana
 sends our ids back is refused. Opening: the rule for the sender judges the ids, each is bound to this one prologue in
 the record, and then its material is fetched. A key manager gives a key away once, while an upload may break and be
 tried again, or come a second time as a copy with garbage behind it; so what was fetched is held in memory, for this
-prologue, until the envelope was opened to its end or some minutes have passed.
+prologue, until the envelope was opened to its end or an hour has passed.
 """
 
 import logging
@@ -28,7 +28,7 @@ from pqfl_transport.extrakeys.rules import Mode, Rules, judge
 from pqfl_transport.pki.keystore import read_secret
 from pqfl_transport.qkd.client import Link
 
-HOLD_SECONDS = 600.0
+HOLD_SECONDS = 3600.0
 MAX_HELD = 256
 _OWNER_BYTES = 32
 

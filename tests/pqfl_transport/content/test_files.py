@@ -6,15 +6,15 @@ import stat
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from pqfl_transport.content import files
+from pqfl_transport.content import staging
 from pqfl_transport.content.envelope import Prologue
-from pqfl_transport.content.files import Sender, open_file, seal_file, staged
+from pqfl_transport.content.files import Sender, open_file, seal_file
 from pqfl_transport.content.header import CODECS
 from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.weight_files import load_weights
@@ -158,7 +158,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: py
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)  # type: ignore[attr-defined]
+    monkeypatch.setattr(staging.os, "fsync", full)  # type: ignore[attr-defined]
     with pytest.raises(PlatformError, match=r"w\.pqfl: cannot be written: No space left") as caught:
         seal(tmp_path / "w.npz", tmp_path / "w.pqfl")
     assert caught.value.reason == "disk"
@@ -171,19 +171,6 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nowhere") as caught:
         seal(tmp_path / "w.npz", tmp_path / "nowhere" / "w.pqfl")
     assert caught.value.reason == "not_writable"
-
-
-def test_a_staged_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    """While it is written it has another name, and after an interrupt it is gone."""
-
-    def interrupted(output: BinaryIO) -> None:
-        output.write(b"half")
-        assert not (tmp_path / "target").exists()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "target") as output:
-        interrupted(output)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("codec", CODECS)

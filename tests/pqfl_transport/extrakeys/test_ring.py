@@ -218,7 +218,7 @@ def test_garbage_under_a_copied_prologue_does_not_use_the_key_up(tmp_path: Path,
 
 
 def test_material_is_forgotten_when_the_envelope_is_open(tmp_path: Path, wire: Wire) -> None:
-    """Afterwards not even this process can open it again; and what never ends is forgotten after some minutes."""
+    """Afterwards not even this process can open it again; and what never ends is forgotten after an hour."""
     site, hub = parties(tmp_path, wire)
     envelope = site.seal()
     KEYS.open(envelope, key_source=hub.ring)
