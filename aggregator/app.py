@@ -5,21 +5,17 @@ Nothing here decides: handlers turn requests into calls of the engine, and error
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from aiohttp import web
 
+from aggregator.answers import ENVELOPE_TYPE, path_number, problem
 from aggregator.engine import Engine
-from aggregator.intake import Upload
-from pqfl_transport import problems
+from aggregator.uploads import Uploads
 from pqfl_transport.aggregation.round_document import RoundState, require_nonce
-from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
+from pqfl_transport.errors import MessageError, PqflError
 
-ENVELOPE_TYPE = "application/vnd.pqfl.envelope"
-_ENVELOPE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _KEEP_ALIVE_SECONDS = 15.0
 _READ_BYTES = 1 << 20
 # After these nothing more can happen to a round.
@@ -30,16 +26,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_app(engine: Engine, *, upload_idle_seconds: float) -> web.Application:
     """Return the application; ``upload_idle_seconds`` cuts off an upload that sends nothing for so long."""
-    api = _Api(engine, upload_idle_seconds)
+    api = _Api(engine)
     # The limit of aiohttp is for bodies that it collects itself; an envelope is read as a stream, capped by its rules.
     app = web.Application(middlewares=[_problems])
     app.add_routes(
         [
             web.get("/v1/rounds/current", api.current_round),
             web.get("/v1/models/{version}", api.model),
-            web.put("/v1/rounds/{round}/updates/{envelope_id}", api.update),
             web.get("/v1/rounds/{round}/events", api.events),
             web.get("/v1/status", api.status),
+            *Uploads(engine.reception, upload_idle_seconds).routes(),
         ]
     )
     return app
@@ -55,26 +51,18 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return await handler(request)
     except PqflError as error:
-        return _problem(error)
+        return problem(error)
     except web.HTTPNotFound:
-        return _problem(MessageError(f"there is nothing at {request.path!r}", reason="not_found"))
+        return problem(MessageError(f"there is nothing at {request.path!r}", reason="not_found"))
     except web.HTTPMethodNotAllowed as error:
-        response = _problem(MessageError(f"{request.path!r} takes no {request.method}", reason="method_not_allowed"))
+        response = problem(MessageError(f"{request.path!r} takes no {request.method}", reason="method_not_allowed"))
         response.headers["Allow"] = error.headers["Allow"]
         return response
 
 
-def _problem(error: PqflError) -> web.Response:
-    return web.Response(
-        status=problems.status_of(error), body=json.dumps(problems.to_problem(error)).encode(),
-        content_type=problems.CONTENT_TYPE,
-    )  # fmt: skip
-
-
 class _Api:
-    def __init__(self, engine: Engine, upload_idle_seconds: float) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._upload_idle_seconds = upload_idle_seconds
 
     async def current_round(self, request: web.Request) -> web.StreamResponse:
         nonce = request.query.get("nonce", "")
@@ -83,27 +71,11 @@ class _Api:
         return web.Response(body=document, content_type="application/json", headers={"Cache-Control": "no-store"})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
-        path = self._engine.model_path(_number(request, "version", "unknown_model"))
+        path = self._engine.model_path(path_number(request, "version", "unknown_model"))
         return web.FileResponse(path, chunk_size=_READ_BYTES, headers={"Content-Type": ENVELOPE_TYPE})
 
-    async def update(self, request: web.Request) -> web.StreamResponse:
-        try:
-            upload = self._upload(request)
-        except PqflError as error:
-            self._engine.refuse(error)
-            raise
-        accepted = await self._engine.receive(upload)
-        receipt = accepted.receipt
-        facts = {
-            "round": receipt.round,
-            "sender": receipt.sender,
-            "envelope_id": receipt.envelope_id.hex(),
-            "prologue_sha256": receipt.prologue_digest.hex(),
-        }
-        return web.json_response(facts, status=200 if accepted.again else 201)
-
     async def events(self, request: web.Request) -> web.StreamResponse:
-        number = _number(request, "round", "unknown_round")
+        number = path_number(request, "round", "unknown_round")
         self._engine.watch(number)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
@@ -132,37 +104,3 @@ class _Api:
             except TimeoutError:
                 # A comment line keeps proxies from closing the stream, and shows us a watcher that went away.
                 await response.write(b": waiting\n\n")
-
-    def _upload(self, request: web.Request) -> Upload:
-        if request.content_type != ENVELOPE_TYPE:
-            raise MessageError(
-                f"an update is sent as {ENVELOPE_TYPE}, not {request.content_type!r}", reason="wrong_media_type"
-            )
-        envelope_id = request.match_info["envelope_id"]
-        if not _ENVELOPE_ID.fullmatch(envelope_id):
-            raise MessageError("an envelope id is 32 lower-case hexadecimal digits", reason="malformed")
-        return Upload(
-            _number(request, "round", "unknown_round"), bytes.fromhex(envelope_id), request.content_length,
-            self._body(request),
-        )  # fmt: skip
-
-    async def _body(self, request: web.Request) -> AsyncIterator[bytes]:
-        seconds = self._upload_idle_seconds
-        while True:
-            try:
-                async with asyncio.timeout(seconds):
-                    piece = await request.content.readany()
-            except TimeoutError:
-                raise RoundError(f"the upload sent nothing for {seconds:g} s", reason="idle") from None
-            except (ConnectionError, web.RequestPayloadError) as error:
-                raise TransportError(f"the upload was cut off: {error}", reason="cut_off") from error
-            if not piece:
-                return
-            yield piece
-
-
-def _number(request: web.Request, name: str, reason: str) -> int:
-    text = request.match_info[name]
-    if not _NUMBER.fullmatch(text):
-        raise MessageError(f"{text[:40]!r} is not a number", reason=reason)
-    return int(text)

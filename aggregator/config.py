@@ -3,15 +3,13 @@
 Paths are relative to the folder of the configuration file. Every error names the file, the key and what was expected.
 """
 
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.policy import SecurityLevel, for_level
+from pqfl_transport.sections import Section, read_toml
 
 DEFAULT_DEADLINE_SECONDS = 3600
 DEFAULT_ATTEMPTS = 3
@@ -54,20 +52,17 @@ class AggregatorConfig:
     rounds: RoundsConfig
     passphrase_file: Path | None = None
     """Where the passphrase of an encrypted ``signing.key`` is read; the environment's where there is none."""
+    keys: Path | None = None
+    """File of key sources (docs/key-sources.md)."""
 
 
 def load_config(path: Path) -> AggregatorConfig:
     """Parse the file. Raises ``ConfigurationError`` naming the file, the key and what was expected."""
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not TOML: {error}") from error
-    unknown = document.keys() - {"aggregator", "model", "rounds"}
+    document = read_toml(path)
+    unknown = document.keys() - {"aggregator", "model", "rounds", "keys"}
     if unknown:
         raise ConfigurationError(f"{path}: unknown section [{min(unknown)}]")
-    aggregator, model = _Section(path, document, "aggregator"), _Section(path, document, "model")
+    aggregator, model = Section(path, document, "aggregator"), Section(path, document, "model")
     identity = aggregator.path("identity")
     config = AggregatorConfig(
         listen=_listen(aggregator.text("listen"), f"{path}: aggregator.listen"),
@@ -77,12 +72,19 @@ def load_config(path: Path) -> AggregatorConfig:
         state=aggregator.path("state"),
         audit=aggregator.path("audit"),
         initial_model=model.path("initial"),
-        rounds=_rounds(_Section(path, document, "rounds")),
         passphrase_file=aggregator.optional_path("passphrase_file"),
+        rounds=_rounds(Section(path, document, "rounds")),
+        keys=_keys(Section(path, document, "keys")) if "keys" in document else None,
     )
     aggregator.finish()
     model.finish()
     return config
+
+
+def _keys(section: Section) -> Path:
+    path = section.path("file")
+    section.finish()
+    return path
 
 
 def _listen(text: str, where: str) -> Address:
@@ -96,7 +98,7 @@ def _listen(text: str, where: str) -> Address:
     return address
 
 
-def _rounds(section: "_Section") -> RoundsConfig:
+def _rounds(section: Section) -> RoundsConfig:
     level = section.optional_text("level")
     try:
         parsed_level = for_level(level).level if level is not None else None
@@ -112,61 +114,3 @@ def _rounds(section: "_Section") -> RoundsConfig:
     )
     section.finish()
     return rounds
-
-
-class _Section:
-    """One table of the file, read key by key; what nobody asked for is an error."""
-
-    def __init__(self, file: Path, document: Mapping[str, Any], name: str) -> None:
-        table = document.get(name)
-        if not isinstance(table, dict):
-            raise ConfigurationError(f"{file}: the section [{name}] is missing")
-        self.file, self._name, self._table = file, name, table
-        self._asked: set[str] = set()
-
-    def text(self, key: str) -> str:
-        value = self.optional_text(key)
-        if value is None:
-            raise self._error(key, "is missing; expected a string")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        value = self._take(key)
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise self._error(key, f"is {value!r}; expected a string that is not empty")
-        return value
-
-    def path(self, key: str, default: Path | None = None) -> Path:
-        value = self.optional_text(key)
-        if value is None and default is not None:
-            return default
-        return self.file.parent / self.text(key)
-
-    def optional_path(self, key: str) -> Path | None:
-        value = self.optional_text(key)
-        return None if value is None else self.file.parent / value
-
-    def number(self, key: str, default: float | None = None, *, least: float = 0.001, whole: bool = False) -> float:
-        value = self._take(key)
-        value = default if value is None else value
-        expected = f"expected {'a whole number' if whole else 'a number'} of at least {least:g}"
-        if value is None:
-            raise self._error(key, f"is missing; {expected}")
-        allowed = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not least <= value < float("inf"):
-            raise self._error(key, f"is {value!r}; {expected}")
-        return value
-
-    def finish(self) -> None:
-        unknown = self._table.keys() - self._asked
-        if unknown:
-            raise self._error(min(unknown), f"is not a key of this section; known are {', '.join(sorted(self._asked))}")
-
-    def _take(self, key: str) -> object:
-        self._asked.add(key)
-        return self._table.get(key)
-
-    def _error(self, key: str, what: str) -> ConfigurationError:
-        return ConfigurationError(f"{self.file}: {self._name}.{key} {what}")

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 Everything here happens on one event loop; signing, sealing and averaging happen in threads that it waits for. A round
-is opened with a receiving key and a challenge of its own; `Engine.receive` hands uploads to `aggregator.intake`; when
+is opened with a receiving key and a challenge of its own; uploads meet it in `aggregator.reception`; when
 `Round.due` names a move, the round is averaged, the new model is sealed to every site and stored, and the key is
 forgotten. A round that misses its quorum or cannot be averaged is opened again, with a new key and challenge, as often
 as the configuration says; after that the run has failed. Finished or failed, the engine goes on answering: sites have
@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.config import RoundsConfig
-from aggregator.intake import Accepted, Collecting, Intake, Upload
+from aggregator.intake import Collecting, Intake
+from aggregator.reception import Reception
 from aggregator.rounds import Move, Round, Terms
 from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.fedavg import Weights, federated_average, require_averageable
@@ -33,6 +34,7 @@ from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError, RoundError
+from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
@@ -56,6 +58,8 @@ class Setup:
     audit: AuditLog
     log: EventLog
     clock: Callable[[], float] = time.time
+    keys: KeyRing | None = None
+    """Extra keys that are mixed into models and have to be in updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +86,13 @@ class Engine:
         self._sites = tuple(str(party.id) for party in sites)
         self._recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
         self.crypto = Stopwatch()
-        self._intake = Intake(self._roster, self._policy, setup.clock, self.crypto)
+        intake = Intake(self._roster, self._policy, setup.clock, self.crypto, setup.keys)
+        self.reception = Reception(intake, setup.clock, self._record, self._update_arrived)
         self._state = RoundState.AGGREGATING
         self._number = 1
         self._model: _Model | None = None
-        self._collecting: Collecting | None = None
         self._changed = asyncio.Event()
         self._arrived = asyncio.Event()
-        self.accepted = 0
-        self.refusals: dict[str, int] = {}
 
     @property
     def state(self) -> RoundState:
@@ -114,32 +116,6 @@ class Engine:
         document = self._document(nonce)
         return await asyncio.to_thread(self._sign, document)
 
-    async def receive(self, upload: Upload) -> Accepted:
-        """Take an upload. Raises what `Intake.take` raises, after recording it."""
-        collecting = self._collecting
-        try:
-            if collecting is None:
-                raise RoundError(f"round {self._number} takes no updates now", reason="closed")
-            accepted = await self._intake.take(upload, collecting)
-        except PqflError as error:
-            self.refuse(error, round=upload.round_number, envelope_id=upload.envelope_id.hex())
-            raise
-        if not accepted.again:
-            receipt = accepted.receipt
-            self.accepted += 1
-            self._record(
-                EventKind.UPDATE, round=receipt.round, sender=receipt.sender, samples=accepted.samples,
-                envelope_id=receipt.envelope_id.hex(), prologue_sha256=receipt.prologue_digest.hex(),
-            )  # fmt: skip
-            self._arrived.set()
-            self._notify()
-        return accepted
-
-    def refuse(self, error: PqflError, **facts: object) -> None:
-        """Record that something was refused."""
-        self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
-        self._record(EventKind.REFUSAL, reason=error.reason, detail=str(error), **facts)
-
     def model_path(self, version: int) -> Path:
         """Return the file of a sealed model. Raises ``MessageError`` (``unknown_model``)."""
         return self._setup.store.find(version)
@@ -149,7 +125,7 @@ class Engine:
         return {
             "round": self._number,
             "state": self._state.value,
-            "updates": 0 if self._collecting is None else len(self._collecting.round.updates),
+            "updates": 0 if self.reception.collecting is None else len(self.reception.collecting.round.updates),
             "expected": len(self._sites),
         }
 
@@ -163,8 +139,8 @@ class Engine:
             "policy": self._policy.name,
             "roster": self._roster.number,
             "model_version": None if self._model is None else self._model.version,
-            "accepted": self.accepted,
-            "refusals": self.refusals,
+            "accepted": self.reception.accepted,
+            "refusals": self.reception.refusals,
             "crypto_seconds": self.crypto.seconds,
             "cpu_seconds": time.process_time(),
         }
@@ -185,7 +161,7 @@ class Engine:
             move = await self._collect(collecting.round)
             # From here on nothing can be opened any more: the round's private key is forgotten.
             collecting.forget_key()
-            self._collecting = None
+            self.reception.collecting = None
             collecting.round.move(move)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
             self._enter(RoundState.AGGREGATING)
@@ -222,13 +198,13 @@ class Engine:
             deadline=deadline,
             not_after=math.ceil(deadline) + _GRACE_SECONDS,
         )
-        self._collecting = Collecting(Round(terms), receiving_key, model.weights)
+        self.reception.collecting = Collecting(Round(terms), receiving_key, model.weights)
         self._record(
             EventKind.ROUND, round=self._number, move="open", attempt=attempt, suite=terms.suite,
             base_model=model.digest.hex(), receiving_key=receiving_key.fingerprint.hex(),
         )  # fmt: skip
         self._enter(RoundState.COLLECTING)
-        return self._collecting
+        return self.reception.collecting
 
     async def _collect(self, round_: Round) -> Move:
         while True:
@@ -254,7 +230,8 @@ class Engine:
 
     def _seal(self, weights: Weights, version: int) -> _Model:
         digest = model_digest(weights)
-        identity = self._setup.member.identity
+        identity, keys = self._setup.member.identity, self._setup.keys
+        extra = () if keys is None else keys.keys_for(self._sites, "model")
         parameters = EnvelopeParameters(
             suite=self._policy.content_suite.id,
             federation=self._roster.federation,
@@ -263,6 +240,7 @@ class Engine:
             round=version,
             base_model_digest=digest,
             trailer=True,
+            extra_keys=extra,
         )
         with self.crypto.running():
             envelope = seal_weights(weights, parameters, self._recipients, identity.key)
@@ -271,7 +249,7 @@ class Engine:
         return _Model(version, weights, digest, TensorLayout.of(weights).total_bytes, rows)
 
     def _document(self, nonce: str) -> RoundDocument:
-        model, collecting = self._published(), self._collecting
+        model, collecting = self._published(), self.reception.collecting
         now = self._setup.clock()
         terms = None if collecting is None else collecting.round.terms
         return RoundDocument(
@@ -304,6 +282,10 @@ class Engine:
 
     def _enter(self, state: RoundState) -> None:
         self._state = state
+        self._notify()
+
+    def _update_arrived(self) -> None:
+        self._arrived.set()
         self._notify()
 
     def _notify(self) -> None:

@@ -15,6 +15,7 @@ from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import RoundError
+from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
@@ -32,7 +33,12 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     )
     model = load_weights(config.initial_model)
     with AuditLog(config.audit, signing_key=member.identity.key) as audit:
-        setup = Setup(member, config.rounds, model, ModelStore(config.state), audit, log)
+        keys = (
+            None
+            if config.keys is None
+            else load_ring(config.keys, report=lambda event, facts: log.event(event, **facts))
+        )
+        setup = Setup(member, config.rounds, model, ModelStore(config.state), audit, log, keys=keys)
         state = asyncio.run(_serve(config, setup))
     if state is RoundState.FAILED:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")

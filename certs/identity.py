@@ -12,7 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pqfl_transport.content.keyring import KeyEntry
+from pqfl_transport.content.receiving_keys import KeyEntry
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey

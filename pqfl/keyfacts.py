@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pqfl_transport.algorithms import find
-from pqfl_transport.content.keyring import ENCRYPTED_LABEL, MAX_KEYS, MAX_RING_BYTES, KeyRing
+from pqfl_transport.content.receiving_keys import ENCRYPTED_LABEL, MAX_KEYS, MAX_RING_BYTES, ReceivingKeys
 from pqfl_transport.content.recipients import PRIVATE_LABEL, PUBLIC_LABEL, RecipientKey
 from pqfl_transport.crypto import armour, pkcs8
 from pqfl_transport.crypto.pyca import VerifyingKey
@@ -104,7 +104,7 @@ def _of_blocks(path: Path, data: bytes, passphrases: PassphraseSource | None) ->
             key = RecipientKey.from_bytes(block.data)
             yield KeyFacts(str(path), "public receiving key", key.kem, key.fingerprint)
         elif block.label in {PRIVATE_LABEL, ENCRYPTED_LABEL}:
-            (entry,) = KeyRing.from_pem(armour.encode(block.label, block.data)).entries
+            (entry,) = ReceivingKeys.from_pem(armour.encode(block.label, block.data)).entries
             yield KeyFacts(
                 str(path), "private receiving key", entry.kem, entry.fingerprint, private=True,
                 encrypted=entry.is_encrypted, made=entry.made, not_after=entry.not_after,

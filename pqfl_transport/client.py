@@ -25,15 +25,19 @@ from pqfl_transport.aggregation.fedavg import Weights
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.header import LOSSLESS
 from pqfl_transport.content.key_files import load_receiving_keys
+from pqfl_transport.content.keysource import ExtraKey
+from pqfl_transport.content.streams import sealed
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.errors import ConfigurationError, MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
+from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.membership import load_membership
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen, fixed
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.spool import Spool
 from pqfl_transport.timing import Stopwatch
 
 __all__ = ["BlockingFederatedClient", "FederatedClient", "Report", "RoundInfo", "Train"]
@@ -75,8 +79,11 @@ class FederatedClient:
     given. ``aggregator`` is the SPIFFE ID of the aggregator, needed only where the roster lists several. With
     ``state_path`` the highest round and roster seen are remembered across restarts, so that nobody can lead this site
     back to an earlier one; a new run of rounds then needs a new file. ``codec`` makes updates smaller at the price of
-    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``. Encrypted keys
-    are opened with ``passphrase``, what is in ``passphrase_file`` (mode 0600), or what is in ``PQFL_PASSPHRASE``.
+    precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``. With ``spool_dir``
+    an update is sealed into a file there, with no more memory than the model, and a site that is restarted goes on
+    with it where it stopped. ``keys_path`` is a file of key sources (docs/key-sources.md), whose rules say what is
+    mixed into updates and has to be in models. Encrypted keys are opened with ``passphrase``, what is in
+    ``passphrase_file`` (mode 0600), or what is in ``PQFL_PASSPHRASE``.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
@@ -97,6 +104,8 @@ class FederatedClient:
         codec: str = LOSSLESS,
         passphrase: str | bytes | None = None,
         passphrase_file: Path | str | None = None,
+        spool_dir: Path | str | None = None,
+        keys_path: Path | str | None = None,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
@@ -109,7 +118,9 @@ class FederatedClient:
         )
         keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
+        self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
+        self._spool = None if spool_dir is None else Spool(Path(spool_dir))
         self._base: tuple[int, Weights] | None = None
         self._submitted: set[bytes] = set()
         self._missed = 0
@@ -147,40 +158,35 @@ class FederatedClient:
             info = await self._current_round()
             if info.state is RoundState.FAILED:
                 raise RoundError(f"the aggregator gave up in round {info.number}", reason="failed")
-            if info.is_finished or (
-                info.state is RoundState.COLLECTING and info.document.challenge not in self._submitted
-            ):
+            if info.is_finished:
                 return info
+            if info.state is RoundState.COLLECTING and info.document.challenge not in self._submitted:
+                if not await self._send_stored(info):
+                    return info
+                continue
             await self._exchange.news(info.number, info.state.value)
 
     async def fetch(self, info: RoundInfo) -> Weights:
         """Return the global model that this round starts from; the arrays are the caller's own."""
         if self._base is None or self._base[0] != info.model_version:
             self._base = None
-            envelope = await self._exchange.model(info.model_version, self._participant.max_model_bytes(info))
-            self._base = (info.model_version, await self._in_thread(self._participant.open_model, envelope, info))
+            receiver = self._participant.receive_model(info, self._keys)
+            await self._exchange.model(info.model_version, receiver)
+            self._base = (info.model_version, await self._in_thread(receiver.finish))
         # A copy: training may write into what it gets, and the delta is taken against the model as it came.
         return _copy(self._base[1])
 
     async def submit(self, info: RoundInfo, weights: Weights, samples: int) -> bool:
         """Seal and send the change to the fetched model. False: the round closed before it arrived.
 
-        Raises the aggregator's refusal, and what `Participant.seal_update` raises.
+        Raises the aggregator's refusal, and what `Participant.seal_update` or `KeyRing.keys_for` raise. A sealed update
+        that could not be brought to the aggregator stays in the spool, if there is one, and `join` goes on with it.
         """
         if self._base is None or self._base[0] != info.model_version:
             raise ConfigurationError("fetch the model of this round before submitting to it", reason="not_fetched")
         base = self._base[1]
-        update: SealedUpdate = await self._in_thread(self._participant.seal_update, info, base, weights, samples)
-        self._submitted.add(info.document.challenge)
-        try:
-            await self._exchange.send_update(update)
-        except RoundError as error:
-            if error.reason not in _TOO_LATE:
-                raise
-            self._missed += 1
-            _log.warning("round %d went on without this update: %s", info.number, error)
-            return False
-        return True
+        extra = await self._extra_keys()
+        return await self._send(await self._in_thread(self._seal, info, base, weights, samples, extra))
 
     async def run(self, train: Train) -> Weights:
         """Take part in every round until the last one; return the final model.
@@ -195,6 +201,61 @@ class FederatedClient:
                 trained = (digest, await self._train(train, await self.fetch(info), info))
             await self.submit(info, *trained[1])
         return await self.fetch(info)
+
+    def _seal(
+        self, info: RoundInfo, base: Weights, weights: Weights, samples: int, extra: tuple[ExtraKey, ...]
+    ) -> SealedUpdate:
+        if self._spool is None:
+            return self._participant.seal_update(info, base, weights, samples, extra)
+        sealer, layout = self._participant.update_sealer(info, base, weights, samples, extra)
+        return SealedUpdate.of(self._spool.keep(sealer.prologue.header.envelope_id, sealed(sealer, layout.buffers())))
+
+    async def _send(self, update: SealedUpdate, *, begun: bool = False) -> bool:
+        self._submitted.add(update.challenge)
+        try:
+            await self._exchange.send_update(update, begun=begun)
+        except TransportError:
+            # Nobody took it, so the round is still to be served: from the spool, or by the caller.
+            self._submitted.discard(update.challenge)
+            raise
+        except PqflError as error:
+            self._forget(update.envelope_id)
+            if not (isinstance(error, RoundError) and error.reason in _TOO_LATE):
+                raise
+            self._missed += 1
+            _log.warning("round %d went on without this update: %s", update.address.round_number, error)
+            return False
+        self._forget(update.envelope_id)
+        return True
+
+    async def _send_stored(self, info: RoundInfo) -> bool:
+        """Go on with an update of this round that an earlier process of this site had sealed."""
+        update = await self._in_thread(self._recall, info)
+        if update is None:
+            return False
+        _log.info("round %d: going on with a stored update", info.number)
+        try:
+            await self._send(update, begun=True)
+        except (MessageError, RoundError) as error:
+            self._submitted.discard(update.challenge)
+            _log.warning("round %d: the stored update was refused, so another is made: %s", info.number, error)
+            return False
+        return True
+
+    def _recall(self, info: RoundInfo) -> SealedUpdate | None:
+        for envelope_id, envelope in () if self._spool is None else self._spool.stored():
+            try:
+                return self._participant.recall_update(envelope, info)
+            except RoundError:
+                self._forget(envelope_id)
+            except PqflError as error:
+                self._forget(envelope_id)
+                _log.warning("removed a stored update that is damaged or not ours: %s", error)
+        return None
+
+    def _forget(self, envelope_id: bytes) -> None:
+        if self._spool is not None:
+            self._spool.forget(envelope_id)
 
     async def _current_round(self) -> RoundInfo:
         nonce = secrets.token_hex(_NONCE_BYTES)
@@ -221,6 +282,12 @@ class FederatedClient:
             case (dict() | list() as new, samples):
                 return new, samples
         raise RoundError("train has to return (weights, samples), weights as a list or a dict", reason="bad_training")
+
+    async def _extra_keys(self) -> tuple[ExtraKey, ...]:
+        if self._keys is None:
+            return ()
+        # In a thread because it may wait for a key manager, and outside the time that cryptography is said to take.
+        return await asyncio.to_thread(self._keys.keys_for, [self._participant.aggregator], "update")
 
     async def _in_thread(self, work: Callable[..., Value], *arguments: object) -> Value:
         def timed() -> Value:

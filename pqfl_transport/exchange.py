@@ -1,7 +1,8 @@
 """The site's side of the aggregator's HTTP interface: requests, retries, and problem documents made into our errors.
 
 What comes back is bytes that nobody has verified yet; `pqfl_transport.client` does that. A request that failed on its
-way is sent again, the same bytes each time, for as long as ``retry_seconds`` says.
+way is sent again, the same bytes each time, until ``retry_seconds`` have brought nothing further. Large updates and
+models go on where they stopped (`net.resumable`; RFC 9110 §14).
 """
 
 import asyncio
@@ -9,20 +10,34 @@ import json
 import ssl as ssl_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from pqfl_transport.aggregation.round_document import MAX_DOCUMENT_BYTES
-from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
+from pqfl_transport.errors import ConfigurationError, MessageError, PqflError, TransportError
 from pqfl_transport.net.address import Address
+from pqfl_transport.net.resumable import (
+    DRAFT_VERSION,
+    INTEROP_VERSION,
+    PARTIAL_TYPE,
+    TRUE,
+    UPLOAD_COMPLETE,
+    UPLOAD_LENGTH,
+    UPLOAD_OFFSET,
+    UploadFields,
+)
 from pqfl_transport.participant import SealedUpdate
 from pqfl_transport.problems import MAX_PROBLEM_BYTES, from_problem
 
 ENVELOPE_TYPE = "application/vnd.pqfl.envelope"
 DEFAULT_RETRY_SECONDS = 60.0
+
+RESUMABLE_BYTES = 1 << 20
+"""From this size on an update is sent so that it can be resumed; a smaller one is sent again whole."""
 
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 60.0
@@ -34,9 +49,49 @@ _SEND_BYTES = 256 * 1024
 _MAX_EVENT_BYTES = 64 * 1024
 _DATA = b"data:"
 # What passes by itself: the service is still starting, or our earlier uploads are still in flight.
-_PASSING = frozenset({"not_ready", "busy", "idle", "cut_off", "http_502", "http_503", "http_504"})
+_PASSING = frozenset(
+    {
+        "not_ready", "busy", "idle", "cut_off", "mismatching_offset", "unknown_upload", "key_manager_down",
+        "http_502", "http_503", "http_504",
+    }
+)  # fmt: skip
+# What an upload can come to when others wrote to it.
+_DAMAGED = frozenset({"bad_body", "bad_trailer", "truncated", "excess"})
+_SERVER_ERRORS = 500
+_RANGE_NOT_SATISFIABLE = 416
+_PARTIAL_CONTENT = 206
 
 Value = TypeVar("Value")
+
+
+class Receiver(Protocol):
+    """What takes a large answer piece by piece, and can be asked how much it has."""
+
+    received_bytes: int
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether `feed` may take a while, and so is called in a thread."""
+
+    def restart(self) -> None:
+        """Forget what came: it comes again from its first byte."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+
+@dataclass(slots=True)
+class _Sending:
+    """How far the sending of an update is."""
+
+    update: SealedUpdate
+    begun: bool
+    resumable: bool = field(init=False)
+    offset: int = 0
+    """What the other side is known to have."""
+
+    def __post_init__(self) -> None:
+        self.resumable = len(self.update.envelope) >= RESUMABLE_BYTES
 
 
 class Exchange:
@@ -86,22 +141,75 @@ class Exchange:
         """Return the signed document of the current round for this nonce."""
         return bytes(await self._get(f"/v1/rounds/current?nonce={nonce}", MAX_DOCUMENT_BYTES))
 
-    async def model(self, version: int, max_bytes: int) -> bytearray:
-        """Return the sealed model of a version. Raises ``TransportError`` (``too_large``) beyond ``max_bytes``."""
-        return await self._get(f"/v1/models/{version}", max_bytes)
+    async def model(self, version: int, receiver: Receiver) -> None:
+        """Give ``receiver`` the sealed model of a version; what it raises ends the transfer."""
+        path = f"/v1/models/{version}"
 
-    async def send_update(self, update: SealedUpdate) -> None:
-        """Send a sealed update. Raises the aggregator's refusal as the error that it is."""
-        envelope = update.envelope
-        path = f"/v1/rounds/{update.round_number}/updates/{update.envelope_id.hex()}"
-        headers = {"Content-Type": ENVELOPE_TYPE, "Content-Length": str(len(envelope))}
-
-        async def send() -> None:
-            self.bytes_sent += len(envelope)
-            async with self._open().put(self._url(path), data=_slices(envelope), headers=headers) as answer:
+        async def get() -> None:
+            headers = {"Range": f"bytes={receiver.received_bytes}-"} if receiver.received_bytes else {}
+            async with self._open().get(self._url(path), headers=headers, allow_redirects=False) as answer:
+                if answer.status == _RANGE_NOT_SATISFIABLE or not _goes_on(answer, receiver.received_bytes):
+                    receiver.restart()
                 await self._require_ok(answer)
+                async for piece in answer.content.iter_any():
+                    self.bytes_received += len(piece)
+                    if receiver.may_wait:
+                        await asyncio.to_thread(receiver.feed, piece)
+                    else:
+                        receiver.feed(piece)
 
-        await self._retrying(path, send)
+        await self._retrying(path, get, lambda: receiver.received_bytes)
+
+    async def send_update(self, update: SealedUpdate, *, begun: bool = False) -> None:
+        """Send a sealed update, a large one so that it can be resumed. Raises the refusal as the error that it is.
+
+        ``begun`` says that a part of it may be there already, so that is asked first.
+        """
+        sending = _Sending(update, begun)
+        await self._retrying(update.path, lambda: self._send(sending), lambda: sending.offset)
+
+    async def _send(self, sending: "_Sending") -> None:
+        update = sending.update
+        if not sending.resumable:
+            await self._request(sending, "PUT", {"Content-Type": ENVELOPE_TYPE}, 0)
+            return
+        fields = {UPLOAD_COMPLETE: TRUE, UPLOAD_LENGTH: str(len(update.envelope)), DRAFT_VERSION: INTEROP_VERSION}
+        offset = await self._offset(update) if sending.begun else None
+        sending.begun = True
+        if offset is None:
+            await self._request(sending, "PUT", {"Content-Type": ENVELOPE_TYPE} | fields, 0)
+            return
+        sending.offset = offset
+        try:
+            append = {"Content-Type": PARTIAL_TYPE, UPLOAD_OFFSET: str(offset)}
+            await self._request(sending, "PATCH", fields | append, offset)
+        except MessageError as error:
+            if error.reason not in _DAMAGED:
+                raise
+            # Somebody else may have written to the upload: it is begun again, so that it cannot keep the update out.
+            sending.resumable = False
+            raise TransportError(f"the resumed upload arrived damaged: {error}", reason="cut_off") from error
+
+    async def _request(self, sending: "_Sending", method: str, headers: dict[str, str], offset: int) -> None:
+        update, rest = sending.update, sending.update.envelope[offset:]
+        path = str(update.address) if method == "PATCH" else update.path
+        headers = headers | {"Content-Length": str(len(rest))}
+        self.bytes_sent += len(rest)
+        async with self._open().request(
+            method, self._url(path), data=_slices(rest), headers=headers, allow_redirects=False
+        ) as answer:
+            await self._require_ok(answer)
+
+    async def _offset(self, update: SealedUpdate) -> int | None:
+        """Return where the upload goes on; None where there is no such upload, so that it has to begin again."""
+        headers = {DRAFT_VERSION: INTEROP_VERSION}
+        async with self._open().head(self._url(str(update.address)), headers=headers, allow_redirects=False) as answer:
+            offset = UploadFields.of(answer.headers).offset
+            if answer.ok and offset is not None and offset <= len(update.envelope):
+                return offset
+            if answer.status >= _SERVER_ERRORS:
+                await self._require_ok(answer)
+            return None
 
     async def news(self, round_number: int, state: str) -> None:
         """Return when the round's state may be another one than ``state``; a hint, which nobody signs."""
@@ -130,7 +238,7 @@ class Exchange:
                 await self._require_ok(answer)
                 return await self._read(answer, max_bytes)
 
-        return await self._retrying(path, get)
+        return await self._retrying(path, get, lambda: 0)
 
     async def _read(self, answer: aiohttp.ClientResponse, max_bytes: int) -> bytearray:
         announced = answer.content_length or 0
@@ -148,8 +256,11 @@ class Exchange:
         problem = await answer.content.read(MAX_PROBLEM_BYTES)
         raise from_problem(answer.status, problem, f"the aggregator at {self._base}")
 
-    async def _retrying(self, path: str, operation: Callable[[], Awaitable[Value]]) -> Value:
-        give_up = time.monotonic() + self._retry_seconds
+    async def _retrying(
+        self, path: str, operation: Callable[[], Awaitable[Value]], progress: Callable[[], int]
+    ) -> Value:
+        """Do it until it succeeds, or until ``retry_seconds`` pass without ``progress`` having grown."""
+        give_up, so_far = time.monotonic() + self._retry_seconds, progress()
         pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
             started = time.monotonic()
@@ -163,6 +274,9 @@ class Exchange:
                 failure = error
             finally:
                 self.seconds += time.monotonic() - started
+            if progress() > so_far:
+                give_up, so_far = time.monotonic() + self._retry_seconds, progress()
+                pause_seconds = _FIRST_PAUSE_SECONDS
             if time.monotonic() + pause_seconds > give_up:
                 raise failure
             await asyncio.sleep(pause_seconds)
@@ -175,6 +289,12 @@ class Exchange:
 
     def _url(self, path: str) -> str:
         return f"{self._base}{path}"
+
+
+def _goes_on(answer: aiohttp.ClientResponse, offset: int) -> bool:
+    """Whether an answer begins where the last one stopped."""
+    begins = f"bytes {offset}-"
+    return answer.status == _PARTIAL_CONTENT and answer.headers.get("Content-Range", "").startswith(begins)
 
 
 async def _slices(data: memoryview) -> AsyncIterator[memoryview]:

@@ -9,26 +9,35 @@ lists, which may be the one before or the one after.
 """
 
 import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
 from pqfl_transport.aggregation.fedavg import Weights, check_update, subtract
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, open_round_document
-from pqfl_transport.content.envelope import Prologue, decode_prologue
+from pqfl_transport.content.envelope import (
+    MAX_PROLOGUE_BYTES,
+    Prologue,
+    PrologueReader,
+    decode_prologue,
+    envelope_bytes,
+    verify_prologue,
+)
 from pqfl_transport.content.header import LOSSLESS
-from pqfl_transport.content.keyring import KeyRing
-from pqfl_transport.content.opening import open_weights
+from pqfl_transport.content.keysource import ExtraKey, KeySource, extra_material, settle
+from pqfl_transport.content.opening import MemoryOpening, Opener, content_key, read_weights
+from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
-from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
-from pqfl_transport.content.tensors import SAMPLES, model_digest
-from pqfl_transport.crypto.pyca import Buffer, body_bytes
-from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.content.sealing import EnvelopeParameters, Sealer, seal_layout, sealer_of, slices
+from pqfl_transport.content.tensors import SAMPLES, TensorLayout, model_digest
+from pqfl_transport.crypto.pyca import Buffer
+from pqfl_transport.errors import ConfigurationError, MessageError, RoundError, TransportError
+from pqfl_transport.net.resumable import UploadAddress
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.roster import Party
-from pqfl_transport.pki.spiffe import Role
-
-_MAX_PROLOGUE_BYTES = 8 << 20
+from pqfl_transport.pki.spiffe import Role, SpiffeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +61,71 @@ class RoundInfo:
 class SealedUpdate:
     """An update ready to be sent, and sent again as it is if need be."""
 
-    round_number: int
+    address: UploadAddress
+    """Where it can be resumed."""
     envelope_id: bytes
+    challenge: bytes
+    """Of the round it is for."""
     envelope: memoryview = field(repr=False)
-    prologue_digest: bytes
+
+    @property
+    def path(self) -> str:
+        """Where it is sent to."""
+        return f"/v1/rounds/{self.address.round_number}/updates/{self.envelope_id.hex()}"
+
+    @classmethod
+    def of(cls, envelope: memoryview) -> Self:
+        """Return an envelope that this site sealed."""
+        prologue, _ = decode_prologue(envelope[:MAX_PROLOGUE_BYTES])
+        header = prologue.header
+        address = UploadAddress(header.round, SpiffeId.parse(header.sender).name, prologue.digest)
+        return cls(address, header.envelope_id, header.challenge, envelope)
+
+
+class ModelReceiver:
+    """The global model as it comes, opened piece by piece into the arrays it will be."""
+
+    def __init__(
+        self, begin: Callable[[Prologue], MemoryOpening], finish: Callable[[Prologue, memoryview], Weights]
+    ) -> None:
+        self._begin, self._finish = begin, finish
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what came: it comes again from its first byte."""
+        self.received_bytes = 0
+        self._reader = PrologueReader()
+        self._prologue: Prologue | None = None
+        self._opening: MemoryOpening | None = None
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the next bytes may take a while, because keys are still to be found: not for an event loop."""
+        return self._opening is None
+
+    def feed(self, data: Buffer) -> None:
+        """Take the next bytes. Raises what `Participant.receive_model` names."""
+        self.received_bytes += len(data)
+        if self._opening is None:
+            prologue = self._reader.feed(data)
+            if prologue is None:
+                return
+            data = self._reader.rest
+            try:
+                self._opening = self._begin(prologue)
+            except TransportError:
+                # An extra key cannot be had now: where the model is asked for again, it begins again.
+                self.restart()
+                raise
+            self._prologue = prologue
+        self._opening.feed(data)
+
+    def finish(self) -> Weights:
+        """Return the model, once all of it has come and all of it holds."""
+        if self._opening is None or self._prologue is None:
+            self._reader.finish()
+            raise MessageError("the envelope is empty", reason="truncated")
+        return self._finish(self._prologue, self._opening.finalize())
 
 
 class Participant:
@@ -64,13 +134,13 @@ class Participant:
     def __init__(
         self,
         member: Membership,
-        receiving_key: ReceivingKey | KeyRing,
+        receiving_key: ReceivingKey | ReceivingKeys,
         *,
         aggregator: str | None = None,
         seen_round: int = 0,
         codec: str = LOSSLESS,
     ) -> None:
-        keys = KeyRing.of(receiving_key) if isinstance(receiving_key, ReceivingKey) else receiving_key
+        keys = ReceivingKeys.of(receiving_key) if isinstance(receiving_key, ReceivingKey) else receiving_key
         listed = member.party.receiving_fingerprint
         if listed not in {entry.fingerprint for entry in keys.entries}:
             raise ConfigurationError(
@@ -85,6 +155,11 @@ class Participant:
         self._judged_at = 0.0
         self._codec = codec
         self._aggregator = _aggregator(member, aggregator)
+
+    @property
+    def aggregator(self) -> str:
+        """SPIFFE ID of the aggregator that this site works with."""
+        return str(self._aggregator.id)
 
     def judge(self, data: bytes, nonce: str, now: float) -> RoundInfo:
         """Return the round that a document describes.
@@ -112,32 +187,53 @@ class Participant:
         self._judged_at = now
         return RoundInfo(document.round, document.state, document.model_version, document.deadline, document)
 
-    def max_model_bytes(self, info: RoundInfo) -> int:
-        """Return the most that the sealed model of this round can take on the wire."""
-        return body_bytes(info.document.plaintext_bytes) + _MAX_PROLOGUE_BYTES
+    def open_model(self, envelope: Buffer, info: RoundInfo, key_source: KeySource | None = None) -> Weights:
+        """Open a global model that is in memory. Raises as `receive_model`."""
+        receiver = self.receive_model(info, key_source)
+        for part in slices(envelope):
+            receiver.feed(part)
+        return receiver.finish()
 
-    def open_model(self, envelope: Buffer, info: RoundInfo) -> Weights:
-        """Open the global model that the round starts from.
+    def receive_model(self, info: RoundInfo, key_source: KeySource | None = None) -> ModelReceiver:
+        """Return what takes the global model that the round starts from, in memory of the size that it has.
 
-        Raises ``MessageError``: what `open_weights` raises, ``wrong_sender``, ``wrong_direction``, ``wrong_version``,
-        ``wrong_model`` where the digest is not the round document's; ``ConfigurationError`` (``key_expired``) where it
-        is sealed to a key past its end.
+        ``key_source`` has the extra keys of the aggregator and us; the piece that completes the prologue waits for it.
+        It raises ``MessageError``: what `Opener` raises, ``wrong_sender``, ``wrong_direction``, ``wrong_version``,
+        ``too_large``, ``wrong_model`` where the digest is not the round document's; ``ConfigurationError``
+        (``key_expired``) where it is sealed to a key past its end.
         """
-        prologue = decode_prologue(memoryview(envelope)[:_MAX_PROLOGUE_BYTES])[0]
-        self._check_model_header(prologue, info)
-        opened = open_weights(
-            envelope,
-            receiving_key=self._keys.find(prologue.header.recipients, self._judged_at).opened,
-            sender_key=self._aggregator.signing_key,
-            policy=self.member.policy,
-            max_plaintext_bytes=info.document.plaintext_bytes,
-        )
-        if model_digest(opened.weights) != info.document.model_digest:
-            raise MessageError("the model is not the one that the round document names", reason="wrong_model")
-        return opened.weights
 
-    def seal_update(self, info: RoundInfo, base: Weights, new: Weights, samples: int) -> SealedUpdate:
-        """Seal the change from ``base`` to ``new``, trained on ``samples``, for this round alone.
+        def begin(prologue: Prologue) -> MemoryOpening:
+            self._check_model_header(prologue, info)
+            key = self._aggregator.signing_key
+            verify_prologue(prologue, sender_key=key, policy=self.member.policy)
+            unwrapped = content_key(prologue, self._keys.find(prologue.header.recipients, self._judged_at).opened)
+            extra = extra_material(prologue, key_source)
+            return MemoryOpening(Opener(prologue, unwrapped, sender_key=key, extra=extra))
+
+        def finish(prologue: Prologue, plaintext: memoryview) -> Weights:
+            header = prologue.header
+            settle(prologue, key_source)
+            weights = read_weights(header, plaintext, max_bytes=info.document.plaintext_bytes).weights
+            if model_digest(weights) != info.document.model_digest:
+                raise MessageError("the model is not the one that the round document names", reason="wrong_model")
+            return weights
+
+        return ModelReceiver(begin, finish)
+
+    def seal_update(
+        self, info: RoundInfo, base: Weights, new: Weights, samples: int, extra_keys: Sequence[ExtraKey] = ()
+    ) -> SealedUpdate:
+        """Seal the change from ``base`` to ``new``, trained on ``samples``, for this round alone, in memory.
+
+        Raises as `update_sealer`.
+        """
+        return SealedUpdate.of(seal_layout(*self.update_sealer(info, base, new, samples, extra_keys)))
+
+    def update_sealer(
+        self, info: RoundInfo, base: Weights, new: Weights, samples: int, extra_keys: Sequence[ExtraKey] = ()
+    ) -> tuple[Sealer, TensorLayout]:
+        """Return what seals the change from ``base`` to ``new``, and the plaintext it seals.
 
         Raises ``RoundError`` where ``new`` does not fit the model or is not finite (`fedavg`), and ``bad_samples``
         for a number below 1 or above this site's cap in the roster.
@@ -156,11 +252,27 @@ class Participant:
             not_after=document.not_after,
             base_model_digest=document.model_digest,
             codec=self._codec,
+            extra_keys=tuple(extra_keys),
         )
         recipient = RecipientKey.from_bytes(document.receiving_key)
-        envelope = seal_weights(delta, parameters, [recipient], identity.key, {SAMPLES: str(count)})
-        prologue, _ = decode_prologue(memoryview(envelope)[:_MAX_PROLOGUE_BYTES])
-        return SealedUpdate(info.number, prologue.header.envelope_id, envelope, prologue.digest)
+        return sealer_of(delta, parameters, [recipient], identity.key, {SAMPLES: str(count)})
+
+    def recall_update(self, envelope: memoryview, info: RoundInfo) -> SealedUpdate:
+        """Return an envelope that was stored, if it is whole, this site's own, and for this round.
+
+        Raises ``MessageError`` for one that is damaged (``malformed``, ``truncated``, ``excess``, ``bad_signature``),
+        ``RoundError`` (``wrong_challenge``) for one of another round.
+        """
+        prologue, _ = decode_prologue(envelope[:MAX_PROLOGUE_BYTES])
+        missing = envelope_bytes(prologue) - len(envelope)
+        if missing:
+            reason = "truncated" if missing > 0 else "excess"
+            raise MessageError(f"the stored envelope is {abs(missing)} bytes off its length", reason=reason)
+        key = self.member.identity.key.verifying_key
+        verify_prologue(prologue, sender_key=key, policy=self.member.policy)
+        if prologue.header.challenge != info.document.challenge:
+            raise RoundError("the stored update is of another round", reason="wrong_challenge")
+        return SealedUpdate.of(envelope)
 
     def _checked_samples(self, samples: int) -> int:
         try:
@@ -185,6 +297,8 @@ class Participant:
         for reason, found, wanted in expected:
             if found != wanted:
                 raise MessageError(f"the model's envelope says {found!r} and not {wanted!r}", reason=reason)
+        if header.plaintext_bytes > info.document.plaintext_bytes:
+            raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes is too large here", reason="too_large")
 
 
 def _as_arrays(weights: Weights) -> Weights:

@@ -3,13 +3,12 @@
 What is kept are envelopes: nobody who reads the folder learns a model, the aggregator's own operator included.
 """
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from pqfl_transport.content.staging import remove_torn, staged
 from pqfl_transport.crypto.pyca import Buffer
-from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError
+from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 
 _SUFFIX = ".pqfl"
 
@@ -26,6 +25,7 @@ class ModelStore:
         self._folder = folder / "models"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_torn(self._folder)
             earlier = sorted(self._folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
             raise ConfigurationError(f"{self._folder}: cannot use the state folder: {error.strerror}") from error
@@ -35,20 +35,11 @@ class ModelStore:
     def save(self, version: int, envelope: Iterable[Buffer]) -> Path:
         """Write the parts of a sealed envelope. Raises ``PlatformError``; then nothing is left behind."""
         path = self._path(version)
-        staging: Path | None = None
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                staging = Path(file.name)
-                for part in envelope:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.rename(path)
-        except OSError as error:
-            raise PlatformError(f"{path}: cannot store the model: {error}", reason="disk") from error
-        finally:
-            if staging is not None:
-                staging.unlink(missing_ok=True)
+            with staged(path) as file:
+                file.writelines(envelope)
+        except PqflError as error:
+            raise PlatformError(f"cannot store the model: {error}", reason="disk") from error
         return path
 
     def find(self, version: int) -> Path:

@@ -2,7 +2,8 @@
 
 The gateway runs ENVELOPE.md §5 up to the signature and holds no key for more: sizes, suite, sender (who has to be the
 TLS identity), round and challenge from the round document that the aggregator signed, expiry, signature. Weights that
-are not sealed do not pass, whatever they are called.
+are not sealed do not pass, whatever they are called. An upload that is resumed was admitted by its prologue before; who
+goes on with it has to be the site that its address names.
 """
 
 import re
@@ -17,18 +18,25 @@ import aiohttp
 from aiohttp import web
 
 from gateway.http.profiles import Admitted, Session, invite_body
-from gateway.http.rules import Rule, require_allowed
+from gateway.http.rules import Rule, matches, require_allowed
 from pqfl_transport.aggregation.round_document import (
     MAX_DOCUMENT_BYTES,
     RoundDocument,
     RoundState,
     open_round_document,
 )
-from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
+from pqfl_transport.content.envelope import (
+    Prologue,
+    PrologueReader,
+    envelope_bytes,
+    most_envelope_bytes,
+    verify_prologue,
+)
 from pqfl_transport.content.header import Header
 from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
+from pqfl_transport.net.resumable import PARTIAL_TYPE, UploadAddress, UploadFields
 from pqfl_transport.pki.roster import Party, Roster
-from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import Policy
 from pqfl_transport.problems import status_of
 
@@ -40,7 +48,13 @@ _RULES = (
     ("GET", "/v1/status"),
     ("HEAD", "/v1/status"),
     ("PUT", "/v1/rounds/*/updates/*"),
+    ("OPTIONS", "/v1/rounds/*/updates/*"),
+    ("GET", "/v1/rounds/*/uploads/*/*"),
+    ("HEAD", "/v1/rounds/*/uploads/*/*"),
+    ("PATCH", "/v1/rounds/*/uploads/*/*"),
+    ("DELETE", "/v1/rounds/*/uploads/*/*"),
 )
+_UPLOAD = "/v1/rounds/*/uploads/**"
 _UPDATE = re.compile(r"/v1/rounds/([0-9]{1,18})/updates/([0-9a-f]{32})", re.ASCII)
 _FRESH_SECONDS = 2.0
 # Names and shapes of tensors and the number of samples travel beside the weights.
@@ -66,6 +80,8 @@ class AggregatorGuard:
     async def admit(self, request: web.BaseRequest, path: str, session: Session) -> Admitted:
         """Let a request of the aggregator's interface pass; an update only after its prologue."""
         require_allowed(request.method, path, self._rules)
+        if matches(_UPLOAD, path):
+            return await self._admit_upload(request, UploadAddress.parse(path), session)
         if request.method not in {"PUT", "POST", "PATCH"}:
             return Admitted()
         match = _UPDATE.fullmatch(path)
@@ -80,8 +96,8 @@ class AggregatorGuard:
         invite_body(request)
         prologue, rest = await _read_prologue(request)
         sender = self._sender(prologue.header, session)
-        self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request.content_length)
-        await self._check_round(prologue.header, session)
+        self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request)
+        self._require_open(prologue.header, await self._document(prologue.header.round, session))
         await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy)
         counter = _Counter(envelope_bytes(prologue) - len(prologue.raw))
         counter(rest)
@@ -96,37 +112,55 @@ class AggregatorGuard:
             raise MessageError(
                 f"the update of {header.sender} came over the connection of {session.peer.name}", reason="wrong_sender"
             )
-        if not session.peer.post_quantum:
-            raise MessageError("an update passes over a post-quantum connection only", reason="classical_channel")
+        _require_post_quantum(session)
         self._policy.require_content_suite(header.suite)
         return self._roster.party(header.sender)
 
-    def _check_address(self, prologue: Prologue, round_: int, envelope_id: bytes, length_bytes: int | None) -> None:
-        header = prologue.header
+    async def _admit_upload(self, request: web.BaseRequest, address: UploadAddress, session: Session) -> Admitted:
+        owner = str(SpiffeId(self._roster.federation, Role.SITE, address.site))
+        if owner != session.peer.name:
+            raise MessageError(f"the upload of {owner} is not {session.peer.name}'s", reason="wrong_sender")
+        _require_post_quantum(session)
+        self._roster.party(owner)
+        if request.method != "PATCH":
+            return Admitted()
+        if request.content_type != PARTIAL_TYPE:
+            raise MessageError(
+                f"an upload is gone on with as {PARTIAL_TYPE}, not {request.content_type!r}", reason="wrong_media_type"
+            )
+        document = await self._document(address.round_number, session)
+        _require_collecting(document, address.round_number)
+        offset, most_bytes = UploadFields.of(request.headers).offset, most_envelope_bytes(_most_plaintext(document))
+        if offset is None:
+            raise MessageError("an append says Upload-Offset", reason="malformed")
+        if offset + (request.content_length or 0) > most_bytes:
+            raise MessageError(f"an update has at most {most_bytes} bytes", reason="too_large")
+        return Admitted(watch=_Counter(most_bytes - offset))
+
+    def _check_address(self, prologue: Prologue, round_: int, envelope_id: bytes, request: web.BaseRequest) -> None:
+        header, length_bytes = prologue.header, request.content_length
         if (header.round, header.envelope_id) != (round_, envelope_id):
             raise MessageError("the envelope is another one than the address says", reason="wrong_address")
         if header.direction != "update" or header.federation != self._roster.federation:
             raise MessageError("the envelope is no update of this federation", reason="wrong_direction")
         expected = envelope_bytes(prologue)
-        if length_bytes not in {None, expected}:
-            reason = "truncated" if (length_bytes or 0) < expected else "excess"
-            raise MessageError(f"the request has {length_bytes} bytes, the envelope {expected}", reason=reason)
+        is_part = UploadFields.of(request.headers).complete is False
+        if length_bytes is None or length_bytes == expected or (is_part and length_bytes < expected):
+            return
+        reason = "truncated" if length_bytes < expected else "excess"
+        raise MessageError(f"the request has {length_bytes} bytes, the envelope {expected}", reason=reason)
 
-    async def _check_round(self, header: Header, session: Session) -> None:
+    async def _document(self, round_number: int, session: Session) -> RoundDocument:
         known = self._known
-        if known is not None and known.until > self._clock() and header.round == known.document.round:
-            return self._require_open(header, known.document)
+        if known is not None and known.until > self._clock() and known.document.round == round_number:
+            return known.document
         document = await self._fetch(session)
         self._known = _Known(document, self._clock() + _FRESH_SECONDS)
-        return self._require_open(header, document)
+        return document
 
     def _require_open(self, header: Header, document: RoundDocument) -> None:
         now = self._clock()
-        if document.state is not RoundState.COLLECTING or header.round != document.round:
-            raise RoundError(
-                f"round {document.round} is {document.state.value}; the update is for round {header.round}",
-                reason="wrong_round",
-            )
+        _require_collecting(document, header.round)
         if header.challenge != document.challenge or header.base_model_digest != document.model_digest:
             raise RoundError("the update answers another challenge, or another model", reason="wrong_challenge")
         if header.suite != document.suite:
@@ -135,7 +169,7 @@ class AggregatorGuard:
             raise MessageError("the update is sealed for somebody else than this round", reason="misaddressed")
         if now > document.not_after or (header.not_after and now > header.not_after):
             raise RoundError("the update, or its round, has expired", reason="expired")
-        if header.plaintext_bytes > document.plaintext_bytes + _METADATA_BYTES:
+        if header.plaintext_bytes > _most_plaintext(document):
             raise MessageError(
                 f"the update announces {header.plaintext_bytes} bytes, the model has {document.plaintext_bytes}",
                 reason="too_large",
@@ -158,6 +192,23 @@ class AggregatorGuard:
         if status != 200:  # noqa: PLR2004
             raise TransportError(f"the aggregator gives no round document: HTTP status {status}", reason="not_ready")
         return await to_thread(open_round_document, data, keys, nonce=nonce)
+
+
+def _require_post_quantum(session: Session) -> None:
+    if not session.peer.post_quantum:
+        raise MessageError("an update passes over a post-quantum connection only", reason="classical_channel")
+
+
+def _require_collecting(document: RoundDocument, round_number: int) -> None:
+    if document.state is not RoundState.COLLECTING or round_number != document.round:
+        raise RoundError(
+            f"round {document.round} is {document.state.value}; the update is for round {round_number}",
+            reason="wrong_round",
+        )
+
+
+def _most_plaintext(document: RoundDocument) -> int:
+    return document.plaintext_bytes + _METADATA_BYTES
 
 
 class _Counter:

@@ -5,10 +5,21 @@ from pathlib import Path
 import click
 
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
-from pqfl.commands.reading import EXPERIMENTAL, PATH, Reader, named, policy_for, say, sender_of
+from pqfl.commands.reading import (
+    EXPERIMENTAL,
+    KEYS_OPTION,
+    PATH,
+    Reader,
+    load_keys,
+    named,
+    policy_for,
+    say,
+    sender_of,
+)
 from pqfl_transport.content.files import open_file, seal_file, verify_file
 from pqfl_transport.content.header import CODECS, LOSSLESS
 from pqfl_transport.content.key_files import load_recipient
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
@@ -22,6 +33,8 @@ from pqfl_transport.pki import keystore
 @click.option("--codec", type=click.Choice(CODECS), default=LOSSLESS, help="Smaller, with a bounded loss of precision.")
 @EXPERIMENTAL
 @passphrase_option
+@KEYS_OPTION
+@click.option("--peer", "peers", multiple=True, metavar="URI", help="With --keys: SPIFFE ID of a reader; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -33,6 +46,8 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     codec: str,
     allow_experimental: bool,
     passphrase_file: Path | None,
+    keys_path: Path | None,
+    peers: tuple[str, ...],
     as_json: bool,
     source: Path,
     target: Path,
@@ -40,7 +55,8 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     """Seal weights (IN: .npz or .safetensors) for who holds the receiving key, signed by who is in --identity.
 
     With several --to each of them opens alone. With --threshold T any T of them open together, by `pqfl share-open`
-    and `pqfl combine`, and fewer learn nothing.
+    and `pqfl combine`, and fewer learn nothing. With --keys the rules there for --peer say which keys, shared with the
+    readers from elsewhere, are mixed in beside the receiving key's.
     """
     sender = keystore.load_signing_identity(identity, passphrases=passphrases_of(passphrase_file))
     keys = [load_recipient(path) for path in recipients]
@@ -53,15 +69,17 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
         trailer=trailer,
         codec=codec,
         threshold=_threshold(threshold, len(keys)),
+        extra_keys=_extra_keys(keys_path, peers),
     )
     header = seal_file(source, target, parameters=parameters, recipients=keys, signing_key=sender.key).header
     facts = {
         "envelope": str(target), "sender": header.sender, "suite": header.suite, "id": header.envelope_id.hex(),
         "recipients": [key.hex() for key in header.recipients], "threshold": header.threshold,
-        "trailer": header.trailer,
+        "trailer": header.trailer, "extra_keys": list(header.extra_key_ids),
     }  # fmt: skip
     together = f", for {threshold} of {len(keys)} together" if threshold else ""
-    say(facts, f"{target}: sealed with {header.suite}, signed by {header.sender}{together}", as_json=as_json)
+    mixed = f", with {', '.join(header.extra_key_ids)}" if header.extra_key_ids else ""
+    say(facts, f"{target}: sealed with {header.suite}{mixed}, signed by {header.sender}{together}", as_json=as_json)
 
 
 @click.command("open", short_help="Open a sealed file of weights.")
@@ -69,14 +87,16 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
 @passphrase_option
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
 @EXPERIMENTAL
+@KEYS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
-def open_command(
+def open_command(  # noqa: PLR0913, PLR0917 -- one option each
     key_path: Path,
     sender_path: Path,
     allow_experimental: bool,
     passphrase_file: Path | None,
+    keys_path: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -87,9 +107,16 @@ def open_command(
     """
     reader = Reader(key_path, passphrases_of(passphrase_file))
     sender = sender_of(sender_path, reader, experimental=allow_experimental)
-    header = named(source, lambda: open_file(source, target, sender=sender, unlock=reader.key_of), key_path)
-    facts = {"file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes}
-    say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
+    ring = load_keys(keys_path)
+    header = named(
+        source, lambda: open_file(source, target, sender=sender, unlock=reader.key_of, key_source=ring), key_path
+    )
+    facts = {
+        "file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes,
+        "extra_keys": list(header.extra_key_ids),
+    }  # fmt: skip
+    mixed = f", with {', '.join(header.extra_key_ids)}" if header.extra_key_ids else ""
+    say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}{mixed}", as_json=as_json)
 
 
 @click.command(short_help="Verify a sealed file without opening it.")
@@ -113,6 +140,15 @@ def verify(sender_path: Path, allow_experimental: bool, as_json: bool, source: P
         "the prologue is as signed; there is no trailer, so a reader could have changed the body"
     )  # fmt: skip
     say(facts, f"{source}: from {header.sender}, {header.suite}: {covered}", as_json=as_json)
+
+
+def _extra_keys(path: Path | None, peers: tuple[str, ...]) -> tuple[ExtraKey, ...]:
+    ring = load_keys(path)
+    if (ring is None) == bool(peers):
+        raise ConfigurationError(
+            "--keys and --peer go together: the rules in the file are by peer", reason="which_peer"
+        )
+    return () if ring is None else ring.keys_for(peers, "file")
 
 
 def _threshold(threshold: int, readers: int) -> int:

@@ -8,7 +8,7 @@ import click
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import PATH
 from pqfl.keyfacts import KeyFacts, facts_of
-from pqfl_transport.content.keyring import day
+from pqfl_transport.content.receiving_keys import day
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki.words import FINGERPRINT_BYTES, agrees, parse_fingerprint, to_lines, to_words
 

@@ -1,6 +1,7 @@
 """`pqfl key`: make receiving keys, put private keys under a passphrase; the group that has the other commands too."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,14 +17,17 @@ from pqfl.commands.reading import PATH, named, say
 from pqfl.commands.rotation import announce, prune, rotate
 from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.content.key_files import load_key_ring, replace_key_ring, unlock_ring
-from pqfl_transport.content.keyring import MAX_RING_BYTES, KeyEntry, KeyRing
+from pqfl_transport.content.psk import PreSharedKey
+from pqfl_transport.content.receiving_keys import MAX_RING_BYTES, KeyEntry, ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto import pkcs8
-from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
+from pqfl_transport.extrakeys import load_keys_config, load_ring
 from pqfl_transport.pki.files import read_secret, replace_secret, write_public, write_secret
 from pqfl_transport.pki.keystore import load_private_pem
 from pqfl_transport.pki.passphrases import PassphraseSource
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
+from pqfl_transport.qkd import Link
 
 _LEVEL = click.Choice([level.value for level in SecurityLevel])
 _PKCS8 = f"-----BEGIN {pkcs8.PLAIN_LABEL}-----".encode(), f"-----BEGIN {pkcs8.ENCRYPTED_LABEL}-----".encode()
@@ -31,7 +35,7 @@ _PKCS8 = f"-----BEGIN {pkcs8.PLAIN_LABEL}-----".encode(), f"-----BEGIN {pkcs8.EN
 
 @click.group("key", short_help="Make, show, compare, encrypt and rotate keys.")
 def key_group() -> None:
-    """Make, show, compare, encrypt and rotate keys."""
+    """Make, show, compare, encrypt and rotate keys; make pre-shared keys, check key sources."""
 
 
 for command in (show, fingerprint, rotate, announce, prune):
@@ -71,6 +75,43 @@ def new_key(
     }  # fmt: skip
     how = ", encrypted" if encrypt else ""
     say(facts, f"{out} and {public}: {key.kem}{how}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
+
+
+@key_group.command("psk")
+@click.option("--name", required=True, help="What all who hold it call it.")
+@click.option("--out", required=True, type=PATH, help="File for the key.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def new_psk(name: str, out: Path, as_json: bool) -> None:
+    """Make a pre-shared key: FILE (secret, mode 0600), to be carried to the other party by hand, not over a network."""
+    write_secret(out, PreSharedKey.generate(name).to_pem())
+    say({"file": str(out), "name": name}, f"{out}: pre-shared key {name}", as_json=as_json)
+
+
+@key_group.command("check")
+@click.option("--keys", "keys_path", required=True, type=PATH, help="File of key sources.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def check_keys(keys_path: Path, as_json: bool) -> None:
+    """Read a file of key sources and all that it names, and ask every key manager for its status."""
+    config, _ = load_keys_config(keys_path), load_ring(keys_path)
+    facts: dict[str, object] = {"psk": sorted(config.psk)}
+    lines = [f"psk:{name}: {path}" for name, path in config.psk.items()]
+    failed = 0
+    for name, link in config.links.items():
+        try:
+            status = Link(link).status()
+        except PqflError as error:
+            facts[f"qkd:{name}"] = {"reason": error.reason, "detail": str(error)}
+            lines.append(f"qkd:{name}: {error}")
+            failed += 1
+        else:
+            facts[f"qkd:{name}"] = asdict(status)
+            lines.append(
+                f"qkd:{name}: {status.source_kme_id} to {status.target_kme_id}, {status.stored_key_count} keys for"
+                f" {status.slave_sae_id}, of {status.min_key_size} to {status.max_key_size} bits"
+            )
+    say(facts, "\n".join(lines), as_json=as_json)
+    if failed:
+        raise TransportError(f"{failed} of {len(config.links)} key managers do not answer", reason="key_manager_down")
 
 
 @key_group.command("encrypt", short_help="Put a private key under a passphrase.")
@@ -118,7 +159,7 @@ class _KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         pem = read_secret(path, max_bytes=MAX_RING_BYTES)
-        self._ring: KeyRing | None = None
+        self._ring: ReceivingKeys | None = None
         self._pem = b""
         if any(begin in pem for begin in _PKCS8):
             self._pem, self.is_encrypted = pem, pkcs8.is_encrypted(pem)
@@ -141,7 +182,7 @@ class _KeyFile:
             replace_secret(self._path, named(self._path, lambda: pkcs8.encrypt(self._pem, passphrase)))
 
 
-def _stored(ring: KeyRing, passphrase: bytes | None) -> KeyRing:
+def _stored(ring: ReceivingKeys, passphrase: bytes | None) -> ReceivingKeys:
     def change(entry: KeyEntry) -> KeyEntry:
         return entry.decrypted() if passphrase is None else entry.encrypted(passphrase)
 

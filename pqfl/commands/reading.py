@@ -15,6 +15,7 @@ from pqfl_transport.content.files import Sender
 from pqfl_transport.content.key_files import load_key_ring, unlock_entry
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
+from pqfl_transport.extrakeys import KeyRing, load_ring
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningCertificate
 from pqfl_transport.pki.passphrases import PassphraseSource
@@ -26,6 +27,7 @@ T = TypeVar("T")
 PATH = click.Path(path_type=Path)
 
 EXPERIMENTAL = click.option("--allow-experimental", is_flag=True, help="Use KEMs that no security level lists.")
+KEYS_OPTION = click.option("--keys", "keys_path", type=PATH, help="File of key sources: keys shared from elsewhere.")
 
 
 class Reader:
@@ -36,7 +38,7 @@ class Reader:
         self._ring = load_key_ring(path)
 
     def key_for(self, fingerprints: Iterable[bytes]) -> ReceivingKey:
-        """Return the key that one of these names, unlocked. Raises as `KeyRing.find` and `unlock_entry` do."""
+        """Return the key that one of these names, unlocked. Raises as `ReceivingKeys.find` and `unlock_entry` do."""
         entry = self._ring.find(fingerprints, time.time())
         return unlock_entry(self._path, entry, self._passphrases).opened
 
@@ -109,6 +111,19 @@ def policy_for(signature: str, kem: str | None, *, experimental: bool = False) -
             reason="content_suite",
         )
     return replace(levels[0], name=f"{levels[0].name}+experimental", content_suites=more)
+
+
+def load_keys(path: Path | None) -> KeyRing | None:
+    """Read a file of key sources; what an operator has to know of them is said on standard error."""
+    return None if path is None else load_ring(path, report=_say)
+
+
+def _say(event: str, facts: Mapping[str, object]) -> None:
+    if event == "extra_key_missing":
+        why = f": {facts['detail']}" if "detail" in facts else ""
+        click.echo(f"pqfl: goes on without a key of {facts['source']} for {facts['peer']}{why}", err=True)
+    else:
+        click.echo(f"pqfl: {facts.get('detail', event)}", err=True)
 
 
 def named(path: Path, action: Callable[[], T], *others: Path) -> T:

@@ -13,7 +13,7 @@ from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import PATH, named, say
 from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.content.key_files import load_key_ring, replace_key_ring, unlock_ring
-from pqfl_transport.content.keyring import KeyEntry, KeyRing, day
+from pqfl_transport.content.receiving_keys import KeyEntry, ReceivingKeys, day
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.files import write_public
@@ -99,7 +99,7 @@ def announce(identity: Path, passphrase_file: Path | None, as_json: bool) -> Non
     """Write receiving-key.json and receiving.pub anew, where the one of `pqfl key rotate` was lost or has ended."""
     place, passphrases = _Place.of(None, identity), passphrases_of(passphrase_file)
     signer = load_signing_identity(identity, passphrases=passphrases)
-    newest = unlock_ring(place.private, KeyRing((load_key_ring(place.private).newest,)), passphrases).newest
+    newest = unlock_ring(place.private, ReceivingKeys((load_key_ring(place.private).newest,)), passphrases).newest
     if not newest.made:
         raise ConfigurationError(
             f"{place.private}: the key is the one that the identity was issued with, and the roster has it",
@@ -122,7 +122,7 @@ def prune(key_path: Path | None, identity: Path | None, everything: bool, as_jso
     """
     path = _Place.of(key_path, identity).private
     ring = load_key_ring(path)
-    kept, gone = (KeyRing(ring.entries[:1]), ring.entries[1:]) if everything else ring.pruned(time.time())
+    kept, gone = (ReceivingKeys(ring.entries[:1]), ring.entries[1:]) if everything else ring.pruned(time.time())
     if gone:
         replace_key_ring(path, kept)
     facts = {"private": str(path), "removed": [entry.fingerprint.hex() for entry in gone], "kept": len(kept.entries)}
@@ -130,7 +130,9 @@ def prune(key_path: Path | None, identity: Path | None, everything: bool, as_jso
     say(facts, f"{path}: {len(gone)} of {len(ring.entries)} keys removed{names}", as_json=as_json)
 
 
-def _with_new_key(path: Path, passphrases: PassphraseSource, kem: str | None, *, now: int, not_after: int) -> KeyRing:
+def _with_new_key(
+    path: Path, passphrases: PassphraseSource, kem: str | None, *, now: int, not_after: int
+) -> ReceivingKeys:
     """Return the file's keys with a new one in front, encrypted with the passphrase that opened them if one did."""
     used: list[bytes] = []
     stored = load_key_ring(path)
@@ -140,7 +142,7 @@ def _with_new_key(path: Path, passphrases: PassphraseSource, kem: str | None, *,
     return ring.mapped(lambda entry: entry.encrypted(used[-1])) if stored.is_encrypted else ring
 
 
-def _tell(place: _Place, ring: KeyRing, statement: Path | None, *, as_json: bool) -> None:
+def _tell(place: _Place, ring: ReceivingKeys, statement: Path | None, *, as_json: bool) -> None:
     newest = ring.newest
     facts = {
         "private": str(place.private), "public": str(place.public), "kem": newest.kem,

@@ -10,8 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import (
     EXPERIMENTAL,
+    KEYS_OPTION,
     PATH,
     Reader,
+    load_keys,
     load_signer,
     named,
     say,
@@ -97,6 +99,7 @@ def share_open(  # noqa: PLR0913, PLR0917 -- one option each
     type=PATH,
     help="Trust anchors of the trustees' certificates; ca.pem beside --key where neither this nor --trustee is given.",
 )
+@KEYS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -108,6 +111,7 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     cacert: Path | None,
     allow_experimental: bool,
     passphrase_file: Path | None,
+    keys_path: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -123,13 +127,14 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
         cacert = beside
     lookup = _lookup(trustees, cacert, sender)
     contributions = [(str(path), keystore.read_public(path, max_bytes=MAX_CONTRIBUTION_BYTES)) for path in shares]
+    ring = load_keys(keys_path)
     found: list[Combined] = []
 
     def unlock(prologue: Prologue) -> ContentKey:
         found.append(combine(prologue, contributions, _combiner_key(reader, contributions), lookup))
         return found[0].key
 
-    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock), key_path)
+    header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock, key_source=ring), key_path)
     proven = bool(cacert or trustees)
     for one in found[0].refused:
         claim = one.trustee if proven else f"{one.trustee}, as it claims"

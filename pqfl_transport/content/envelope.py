@@ -27,6 +27,8 @@ from pqfl_transport.policy import Policy
 
 MAX_WRAPPED_BYTES = 4 << 20
 """All wrapped keys of an envelope together; with 1024 recipients of the largest usual suite it is 2 MiB."""
+MAX_PROLOGUE_BYTES = 8 << 20
+"""More than any prologue has: header, wrapped keys, commitment and signature at their caps."""
 SHARE_BYTES = CONTENT_KEY_BYTES + 1
 """What a threshold wraps for each trustee: the share's index and the share."""
 
@@ -202,3 +204,8 @@ def remaining_bytes(header: Header) -> int:
 def envelope_bytes(prologue: Prologue) -> int:
     """Return the length of the whole envelope."""
     return len(prologue.raw) + remaining_bytes(prologue.header)
+
+
+def most_envelope_bytes(plaintext_bytes: int) -> int:
+    """Return a length that no envelope of so much plaintext exceeds, whatever its suite and recipients."""
+    return MAX_PROLOGUE_BYTES + body_bytes(plaintext_bytes)

@@ -1,9 +1,10 @@
-"""Files of receiving keys (`content.keyring`): read, unlocked with a passphrase where they are encrypted, exchanged."""
+"""Files of receiving keys (`content.receiving_keys`): read, unlocked with a passphrase where need be, exchanged."""
 
 from pathlib import Path
 
-from pqfl_transport.content.keyring import MAX_RING_BYTES, KeyEntry, KeyRing
-from pqfl_transport.content.recipients import MAX_PEM_BYTES, RecipientKey
+from pqfl_transport.content.receiving_keys import MAX_RING_BYTES, KeyEntry, ReceivingKeys
+from pqfl_transport.content.recipients import RecipientKey
+from pqfl_transport.crypto.armour import MAX_PEM_BYTES
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.files import read_public, read_secret, replace_secret
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
@@ -18,16 +19,16 @@ def load_recipient(path: Path) -> RecipientKey:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
 
 
-def load_key_ring(path: Path) -> KeyRing:
+def load_key_ring(path: Path) -> ReceivingKeys:
     """Return the private keys of a file, encrypted ones still encrypted. Raises ``ConfigurationError`` naming it."""
     data = read_secret(path, max_bytes=MAX_RING_BYTES)
     try:
-        return KeyRing.from_pem(data)
+        return ReceivingKeys.from_pem(data)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
 
 
-def load_receiving_keys(path: Path, now: float, passphrases: PassphraseSource = from_environment) -> KeyRing:
+def load_receiving_keys(path: Path, now: float, passphrases: PassphraseSource = from_environment) -> ReceivingKeys:
     """Return the private keys of a file that are not past their end, ready for use.
 
     Raises ``ConfigurationError`` naming the file: ``key_expired`` where none is left, ``no_passphrase``,
@@ -41,7 +42,7 @@ def load_receiving_keys(path: Path, now: float, passphrases: PassphraseSource = 
     return unlock_ring(path, ring, passphrases)
 
 
-def unlock_ring(path: Path, ring: KeyRing, passphrases: PassphraseSource = from_environment) -> KeyRing:
+def unlock_ring(path: Path, ring: ReceivingKeys, passphrases: PassphraseSource = from_environment) -> ReceivingKeys:
     """Return a ring of this file with all its keys unlocked. Raises ``ConfigurationError`` naming the file."""
     if not ring.is_encrypted:
         return ring
@@ -53,6 +54,6 @@ def unlock_entry(path: Path, entry: KeyEntry, passphrases: PassphraseSource = fr
     return entry if entry.key is not None else unlocked(str(path), passphrases, entry.unlocked)
 
 
-def replace_key_ring(path: Path, ring: KeyRing) -> None:
+def replace_key_ring(path: Path, ring: ReceivingKeys) -> None:
     """Put other keys into an existing file (`files.replace_secret`)."""
     replace_secret(path, ring.to_pem())

@@ -11,11 +11,17 @@ import numpy as np
 
 from pqfl_transport.algorithms import content_suite
 from pqfl_transport.content.codecs import decode, without_codec
-from pqfl_transport.content.envelope import Prologue, decode_prologue, verify_prologue
+from pqfl_transport.content.envelope import (
+    MAX_PROLOGUE_BYTES,
+    Prologue,
+    decode_prologue,
+    remaining_bytes,
+    verify_prologue,
+)
 from pqfl_transport.content.header import CONTENT_KEY_BYTES, Header
-from pqfl_transport.content.keysource import KeySource, extra_material
+from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.sealing import SLICE_BYTES, body_context, body_key
+from pqfl_transport.content.sealing import body_context, body_key, slices
 from pqfl_transport.content.tensors import allocate, parse
 from pqfl_transport.content.verifying import TrailerVerifier
 from pqfl_transport.crypto.pyca import BodyDecryptor, Buffer, VerifyingKey
@@ -49,8 +55,7 @@ class Opener:
         extra: Sequence[bytes] = (),
     ) -> None:
         self.prologue = prologue
-        content_key = key if isinstance(key, ContentKey) else _unwrap_content_key(prologue, key)
-        mixed = body_key(content_key.value, prologue.header_bytes, extra)
+        mixed = body_key(content_key(prologue, key).value, prologue.header_bytes, extra)
         self._decryptor = BodyDecryptor(mixed, body_context(prologue.header_bytes, prologue.wrapped))
         # The commitment is checked before the first byte of the body is fed.
         self._decryptor.update_into(prologue.commitment, bytearray())
@@ -71,6 +76,34 @@ class Opener:
         last = self._decryptor.finalize()
         self._envelope.finalize()
         return last
+
+
+class MemoryOpening:
+    """An envelope behind its verified prologue, opened into one new buffer of the plaintext's size.
+
+    Make one only for a header whose ``plaintext_bytes`` somebody has capped: they are allocated here. Raises as
+    `Opener` does.
+    """
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._plaintext = allocate(opener.prologue.header.plaintext_bytes)
+        self._at = 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        """How many bytes still belong to the envelope."""
+        return self._opener.remaining_bytes
+
+    def feed(self, data: Buffer) -> None:
+        """Take more of the envelope, in pieces of any size."""
+        for part in slices(data):
+            self._at += self._opener.update_into(part, self._plaintext[self._at :])
+
+    def finalize(self) -> memoryview:
+        """Return the plaintext, once everything is there and everything holds."""
+        self._plaintext[self._at :] = self._opener.finalize()
+        return self._plaintext
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +134,42 @@ def open_weights(
     header = prologue.header
     if max_plaintext_bytes is not None and header.plaintext_bytes > max_plaintext_bytes:
         raise MessageError(f"a plaintext of {header.plaintext_bytes} bytes is too large here", reason="too_large")
-    extra = extra_material(header, key_source)
-    opener = Opener(prologue, receiving_key, sender_key=sender_key, extra=extra)
+    key = content_key(prologue, receiving_key)
     rest = memoryview(envelope)[len(prologue.raw) :]
-    if len(rest) < opener.remaining_bytes:
-        # Said before memory is taken for what the header only claims.
-        raise MessageError(f"the envelope is {opener.remaining_bytes - len(rest)} bytes short", reason="truncated")
-    plaintext = allocate(header.plaintext_bytes)
-    at = 0
-    for start in range(0, len(rest), SLICE_BYTES):
-        at += opener.update_into(rest[start : start + SLICE_BYTES], plaintext[at:])
-    last = opener.finalize()
-    plaintext[at:] = last
+    # Said before memory is taken for what the header only claims, and before a key is used up that both ends hold.
+    if (short := remaining_bytes(header) - len(rest)) > 0:
+        raise MessageError(f"the envelope is {short} bytes short", reason="truncated")
+    opening = MemoryOpening(Opener(prologue, key, sender_key=sender_key, extra=extra_material(prologue, key_source)))
+    opening.feed(rest)
+    plaintext = opening.finalize()
+    settle(prologue, key_source)
+    return read_weights(header, plaintext, max_bytes=max_plaintext_bytes)
+
+
+def read_weights(header: Header, plaintext: memoryview, *, max_bytes: int | None = None) -> OpenedWeights:
+    """Return the weights of a verified plaintext, their codec undone; ``max_bytes`` caps what it expands to.
+
+    Raises ``MessageError`` (``malformed``, ``too_large``).
+    """
     weights, metadata = parse(plaintext)
-    most_bytes = MAX_WEIGHTS_BYTES if max_plaintext_bytes is None else max_plaintext_bytes
-    decoded = decode(weights, metadata, header.codec, max_bytes=most_bytes)
+    decoded = decode(weights, metadata, header.codec, max_bytes=MAX_WEIGHTS_BYTES if max_bytes is None else max_bytes)
     return OpenedWeights(header, decoded, without_codec(metadata))
+
+
+def content_key(prologue: Prologue, key: ReceivingKey | ContentKey) -> ContentKey:
+    """Return the content key of a verified prologue. Raises ``MessageError`` (``not_for_us``, ``threshold``)."""
+    if isinstance(key, ContentKey):
+        return key
+    header = prologue.header
+    if header.threshold:
+        raise MessageError(
+            f"the envelope opens only for {header.threshold} of its {len(header.recipients)} recipients together",
+            reason="threshold",
+        )
+    unwrapped = unwrap_secret(prologue, key)
+    if len(unwrapped) != CONTENT_KEY_BYTES:
+        raise MessageError(f"a content key of {len(unwrapped)} bytes", reason="malformed")
+    return ContentKey(unwrapped)
 
 
 def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:
@@ -132,19 +185,6 @@ def unwrap_secret(prologue: Prologue, receiving_key: ReceivingKey) -> bytes:
     return receiving_key.unwrap(prologue.wrapped[position], prologue.header_bytes, aead=aead)
 
 
-def _unwrap_content_key(prologue: Prologue, receiving_key: ReceivingKey) -> ContentKey:
-    header = prologue.header
-    if header.threshold:
-        raise MessageError(
-            f"the envelope opens only for {header.threshold} of its {len(header.recipients)} recipients together",
-            reason="threshold",
-        )
-    content_key = unwrap_secret(prologue, receiving_key)
-    if len(content_key) != CONTENT_KEY_BYTES:
-        raise MessageError(f"a content key of {len(content_key)} bytes", reason="malformed")
-    return ContentKey(content_key)
-
-
 def _prologue_cap(envelope: Buffer) -> int:
     # The reader keeps what it is fed, so it is fed no more of a large envelope than a prologue can take.
-    return min(len(envelope), 8 << 20)
+    return min(len(envelope), MAX_PROLOGUE_BYTES)

@@ -6,8 +6,8 @@ Both are stored as a PEM block around a small versioned structure::
     LP("pqfl-receiving/v1", "private", name of the KEM, seed or what is stored instead, fingerprint)
 
 The fingerprint is SHA-256 over the public structure; in a private one it shows that the seed was not damaged. A private
-key with dates, encrypted or beside others, is an entry of `content.keyring`. Only rows that resist quantum computers
-make receiving keys, so a classical recipient cannot be mixed in anywhere.
+key with dates, encrypted or beside others, is an entry of `content.receiving_keys`. Only rows that resist quantum
+computers make receiving keys, so a classical recipient cannot be mixed in anywhere.
 """
 
 import hashlib
@@ -17,13 +17,11 @@ from typing import Self
 
 from pqfl_transport.content.header import split_items
 from pqfl_transport.crypto import armour
+from pqfl_transport.crypto.armour import MAX_PEM_BYTES
 from pqfl_transport.crypto.contexts import Label, length_prefixed
 from pqfl_transport.crypto.kems import Decapsulation, Encapsulation, decapsulation_key, encapsulation_key, generate
 from pqfl_transport.crypto.pyca import WRAP_AEAD
 from pqfl_transport.errors import ConfigurationError, MessageError
-
-MAX_PEM_BYTES = 4 << 20
-"""Room for the largest keys of code-based families; those of the usual rows take two kilobytes."""
 
 _VERSION = b"pqfl-receiving/v1"
 _PUBLIC = b"public"

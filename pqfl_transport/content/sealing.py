@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pqfl_transport.algorithms import ContentSuite, content_suite
@@ -124,18 +124,42 @@ def seal_weights(
     metadata: Mapping[str, str] | None = None,
 ) -> memoryview:
     """Seal weights in memory; return the whole envelope, writable bytes. The only large allocation is the result."""
-    encoded, facts = encode(weights, parameters.codec)
-    layout = TensorLayout.of(encoded, with_codec(metadata or {}, facts))
-    sealer = Sealer(parameters, layout.total_bytes, recipients, signing_key)
+    return seal_layout(*sealer_of(weights, parameters, recipients, signing_key, metadata))
+
+
+def seal_layout(sealer: Sealer, layout: TensorLayout) -> memoryview:
+    """Seal a layout in memory with the sealer that was made for it; return the whole envelope, writable bytes."""
     envelope = allocate(envelope_bytes(sealer.prologue))
     at = len(sealer.prologue.raw)
     envelope[:at] = sealer.prologue.raw
     for buffer in layout.buffers():
-        for start in range(0, len(buffer), SLICE_BYTES):
-            at += sealer.update_into(buffer[start : start + SLICE_BYTES], envelope[at:])
+        for part in slices(buffer):
+            at += sealer.update_into(part, envelope[at:])
     last = sealer.finalize()
     envelope[at:] = last
     return envelope
+
+
+def sealer_of(
+    weights: Weights,
+    parameters: EnvelopeParameters,
+    recipients: Sequence[RecipientKey],
+    signing_key: SigningKey,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[Sealer, TensorLayout]:
+    """Return the sealer of some weights and the layout whose buffers are its plaintext, in order."""
+    encoded, facts = encode(weights, parameters.codec)
+    layout = TensorLayout.of(encoded, with_codec(metadata or {}, facts))
+    return Sealer(parameters, layout.total_bytes, recipients, signing_key), layout
+
+
+def slices(data: Buffer) -> Iterator[memoryview]:
+    """Cut a buffer into views of at most `SLICE_BYTES`, as much as is worked on at a time."""
+    view = memoryview(data)
+    if view.nbytes != len(view):
+        view = view.cast("B")
+    for start in range(0, len(view), SLICE_BYTES):
+        yield view[start : start + SLICE_BYTES]
 
 
 def body_key(content_key: bytes, header: bytes, extra: Sequence[bytes] = ()) -> bytes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from pqfl_transport.errors import ConfigurationError
 
+MAX_PEM_BYTES = 4 << 20
+"""Room for the largest keys of code-based families; those of the usual rows take two kilobytes."""
 _LINE = 64
 # No dash inside a block, so that a search never runs past the block that it began in.
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,80})-----\r?\n([A-Za-z0-9+/=\s]*)-----END \1-----")
@@ -27,7 +29,7 @@ def encode(label: str, data: bytes) -> bytes:
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode("ascii")
 
 
-def decode(pem: bytes, label: str, *, max_bytes: int) -> bytes:
+def decode(pem: bytes, label: str, *, max_bytes: int = MAX_PEM_BYTES) -> bytes:
     """Return what is in the one block of this label. Raises ``ConfigurationError`` (``bad_key``) for anything else."""
     found = blocks(pem, max_bytes=max_bytes, max_blocks=1)
     if found[0].label != label:

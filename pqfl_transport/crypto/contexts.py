@@ -31,6 +31,7 @@ class Label(bytes, Enum):
     COMBINE = DOMAIN + b"combine"
     SHARE_WRAP = DOMAIN + b"share-wrap"
     KEY_FILE = DOMAIN + b"key-file"
+    PSK = DOMAIN + b"psk"
 
 
 def length_prefixed(*items: bytes) -> bytes:

@@ -71,7 +71,7 @@ def test_every_refusal_has_its_reason_and_the_round_goes_on(federation: Federati
                 assert f"{status} {problem['reason']}" == expected
                 assert problem["status"] == status
                 assert problem["type"].endswith(f":{problem['reason']}")
-            assert hub.engine.refusals == {key.split()[1]: 1 for key in wrong_updates(info, site)}
+            assert hub.engine.reception.refusals == {key.split()[1]: 1 for key in wrong_updates(info, site)}
             status, receipt = await put(hub.url, make_update(info, site))
             assert (status, receipt["sender"]) == (201, federation.site_uri("bank-a"))
             refusals = [line for line in hub.audit_path.read_text().splitlines() if '"refusal"' in line]
@@ -117,7 +117,7 @@ def test_a_stranger_is_refused_before_the_body_was_sent(federation: Federation, 
             answer = await reader.readuntil(b"\r\n")
             writer.close()
             assert b" 403 " in answer
-            assert hub.engine.refusals == {"wrong_sender_key": 1}
+            assert hub.engine.reception.refusals == {"wrong_sender_key": 1}
 
     asyncio.run(scenario())
 
@@ -163,7 +163,7 @@ def test_an_upload_that_is_cut_off_gives_its_place_back(federation: Federation, 
                 await writer.drain()
                 writer.transport.abort()
                 # Nothing announces a refusal, and the end of a connection is seen on a later turn of the loop.
-                while hub.engine.refusals.get("cut_off", 0) < count:  # noqa: ASYNC110
+                while hub.engine.reception.refusals.get("cut_off", 0) < count:  # noqa: ASYNC110
                     await asyncio.sleep(0)
             assert (await put(hub.url, update))[0] == 201
 
@@ -223,7 +223,7 @@ def test_uploads_that_are_no_envelopes(
                 session.put(hub.url + path, data=b"\xff" * 100, headers={"Content-Type": content_type}) as answer,
             ):
                 assert (answer.status, (await answer.json(content_type=None))["reason"]) == (status, reason)
-            assert hub.engine.refusals == {reason: 1}
+            assert hub.engine.reception.refusals == {reason: 1}
 
     asyncio.run(scenario())
 

@@ -43,6 +43,15 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert config.rounds.deadline_seconds == 1.5
 
 
+def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
+    """Its path counts from this file; a section without one is refused, no section is fine."""
+    assert load_config(write(tmp_path, GOOD)).keys is None
+    assert load_config(write(tmp_path, f'{GOOD}[keys]\nfile = "k.toml"')).keys == tmp_path / "k.toml"
+    for section in ("[keys]", '[keys]\nfile = "k.toml"\nmode = "require"'):
+        with pytest.raises(ConfigurationError, match=r"aggregator\.toml: keys\."):
+            load_config(write(tmp_path, GOOD + section))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [

@@ -190,7 +190,7 @@ def test_the_private_key_of_a_round_is_gone_when_it_closes(
             for number in (1, 2):
                 await hub.until(lambda number=number: hub.engine.progress()["round"] == number)  # type: ignore[misc]
                 info = await current_round(hub.url, site)
-                collecting = hub.engine._collecting
+                collecting = hub.engine.reception.collecting
                 assert collecting is not None
                 assert collecting.receiving_key is not None
                 keys.append(weakref.ref(collecting.receiving_key))

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 
 from aggregator.intake import Accepted, Collecting, Intake, Upload
 from aggregator.rounds import MAX_RESERVATIONS, Move, Round, State, Terms
-from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.envelope import Prologue, decode_prologue
 from pqfl_transport.content.header import CODECS
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
-from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError
+from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError, TransportError
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.policy import for_level
 from pqfl_transport.timing import Stopwatch
@@ -27,6 +29,7 @@ from tests.support.rounds import MODEL, membership
 NOW = 1000.0
 SUITE = "pqfl/v1/mlkem768x25519-mldsa65"
 KEY = ReceivingKey.generate("ML-KEM-768+X25519")
+EXTRA = ExtraKey("qkd:link:bc490419-7d60-487f-adc1-4ddcc177c139", b"m" * 32)
 DELTA = {name: np.ones_like(array) for name, array in MODEL.items()}
 
 
@@ -250,3 +253,69 @@ def test_an_upload_that_waits_opens_nothing_once_the_key_is_forgotten(federation
         take(federation, seal(site), open_round)
     assert caught.value.reason == "closed"
     assert not open_round.round.updates
+
+
+class Source:
+    """A source of extra keys that remembers where it was asked, for what, and what it was told was opened."""
+
+    def __init__(self, *errors: PqflError) -> None:
+        self.asked: list[str] = []
+        self.settled: list[bytes] = []
+        self._errors = list(errors)
+
+    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
+        """Refuse as often as there are errors, then give the key."""
+        self.asked.append(threading.current_thread().name)
+        if self._errors:
+            raise self._errors.pop(0)
+        return (b"m" * 32,) * len(prologue.header.extra_key_ids)
+
+    def settle(self, prologue: Prologue) -> None:
+        """Note that the update was accepted."""
+        self.settled.append(prologue.digest)
+
+
+def take_with(federation: Federation, source: Source, data: bytes, open_round: Collecting) -> Accepted:
+    roster = membership(federation, federation.site("bank-a")).roster
+    taker = Intake(roster, for_level("high"), lambda: NOW, Stopwatch(), source)
+    return asyncio.run(taker.take(upload(data), open_round))
+
+
+def test_an_update_with_an_extra_key(federation: Federation, site: Membership) -> None:
+    """Its key is fetched in a thread of its own kind, and settled with the update."""
+    source, data = Source(), seal(site, extra_keys=(EXTRA,))
+    accepted = take_with(federation, source, data, collecting(federation))
+    assert accepted.extra_key_ids == (EXTRA.id,)
+    assert [name.startswith("pqfl-keys") for name in source.asked] == [True]
+    assert source.settled == [decode_prologue(data)[0].digest]
+
+
+def test_a_key_that_cannot_be_had_now_leaves_the_round_as_it_was(federation: Federation, site: Membership) -> None:
+    """The same bytes are taken when the key manager is back, and nothing was settled before."""
+    source = Source(TransportError("down", reason="key_manager_down"))
+    open_round, data = collecting(federation), seal(site, extra_keys=(EXTRA,))
+    with pytest.raises(TransportError):
+        take_with(federation, source, data, open_round)
+    assert (open_round.round.updates, source.settled) == ({}, [])
+    assert take_with(federation, source, data, open_round).samples == 7
+
+
+def test_nothing_is_fetched_for_what_is_refused_before(federation: Federation, site: Membership) -> None:
+    """A forged prologue, another challenge, a second copy of what was accepted: the source hears of none."""
+    source, open_round, data = Source(), collecting(federation), seal(site, extra_keys=(EXTRA,))
+    forged = bytearray(data)
+    forged[data.index(b"qkd:link")] ^= 1
+    for bad in (bytes(forged), seal(site, extra_keys=(EXTRA,), challenge=b"x" * 32)):
+        with pytest.raises(PqflError):
+            take_with(federation, source, bad, open_round)
+    assert source.asked == []
+    take_with(federation, source, data, open_round)
+    assert take_with(federation, source, data, open_round).again
+    assert len(source.asked) == 1
+
+
+def test_without_a_source_an_extra_key_is_refused(federation: Federation, site: Membership) -> None:
+    """An aggregator that was given no keys opens nothing that needs one."""
+    with pytest.raises(MessageError) as caught:
+        take(federation, seal(site, extra_keys=(EXTRA,)), collecting(federation))
+    assert caught.value.reason == "extra_key"

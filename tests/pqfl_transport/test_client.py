@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pqfl_transport import exchange
 from pqfl_transport.client import BlockingFederatedClient, FederatedClient, RoundInfo
 from pqfl_transport.content.key_files import load_key_ring, replace_key_ring
-from pqfl_transport.content.keyring import KeyRing
+from pqfl_transport.content.psk import PreSharedKey
+from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.errors import ConfigurationError, MessageError, RoundError, TransportError
+from pqfl_transport.extrakeys import load_ring
+from pqfl_transport.pki import keystore
 from pqfl_transport.pki.files import write_secret
 from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.statements import Statement, sign_statement
@@ -122,7 +126,7 @@ def test_a_round_opened_again_is_not_trained_again(federation: Federation, tmp_p
         async with aggregator(federation, tmp_path, quorum=2, attempts=2) as hub:
             async with client(federation, hub.url) as first, client(federation, hub.url, "bank-b") as second:
                 running = asyncio.create_task(first.run(train))
-                await hub.until(lambda: hub.engine.accepted == 1)
+                await hub.until(lambda: hub.engine.reception.accepted == 1)
                 hub.pass_deadline()
                 await hub.until(lambda: any(event.get("attempt") == 2 for event in hub.events("round")))
                 await asyncio.gather(running, second.run(add(1.0, 5)))
@@ -325,9 +329,177 @@ def test_a_site_rotates_its_key_between_two_rosters(tmp_path: Path) -> None:
     statement = Statement(identity.id, public, ring.newest.made, now + 3600)
     federation.authority.rekey(sign_statement(statement, identity.key))
     asyncio.run(asyncio.wait_for(run(tmp_path / "after"), 30))
-    replace_key_ring(path, KeyRing(ring.entries[:1]))
+    replace_key_ring(path, ReceivingKeys(ring.entries[:1]))
     asyncio.run(asyncio.wait_for(run(tmp_path / "pruned"), 30))
-    replace_key_ring(path, KeyRing(ring.entries[1:]))
+    replace_key_ring(path, ReceivingKeys(ring.entries[1:]))
     with pytest.raises(ConfigurationError, match="none of those in use here") as caught:
         client(federation, "http://127.0.0.1:1")
     assert caught.value.reason == "key_mismatch"
+
+
+LARGE = {"w": np.zeros(600_000, np.float32)}
+
+
+def stand_still(monkeypatch: pytest.MonkeyPatch, after_bytes: int) -> asyncio.Event:
+    """Let the next upload stop after so many bytes; return what says that it has."""
+    slices, stopped = exchange._slices, asyncio.Event()
+
+    async def cut(data: memoryview) -> Any:
+        sent = 0
+        async for piece in slices(data):
+            if sent >= after_bytes and not stopped.is_set():
+                stopped.set()
+                await asyncio.Event().wait()
+            sent += len(piece)
+            yield piece
+
+    monkeypatch.setattr(exchange, "_slices", cut)
+    return stopped
+
+
+def test_a_site_that_is_restarted_goes_on_with_its_stored_update(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process trains nothing, sends the bytes that were sealed before, and empties the spool."""
+    spool = tmp_path / "spool"
+
+    def must_not_train(_weights: Any, _round: RoundInfo) -> Any:
+        raise AssertionError("the update was sealed already")
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, model=LARGE, quorum=1, count=1) as hub:
+            stopped = stand_still(monkeypatch, 1_000_000)
+            async with client(federation, hub.url, spool_dir=spool) as site:
+                running = asyncio.create_task(site.run(add(1, 5)))
+                await stopped.wait()
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+            stored = [path.read_bytes() for path in spool.iterdir()]
+            assert len(stored) == 1
+            async with client(federation, hub.url, "bank-b", spool_dir=tmp_path / "other") as other:
+                info = await other.join()
+                await other.submit(info, add(3, 5)(await other.fetch(info), info)[0], 5)
+            async with client(federation, hub.url, spool_dir=spool) as site:
+                final = await site.run(must_not_train)
+                assert site.report.rounds_submitted == 1
+                assert isinstance(final, dict)
+                assert np.allclose(final["w"], 2)
+            assert list(spool.iterdir()) == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_stored_update_is_removed_and_another_made(
+    federation: Federation, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """What the disk did to it is found, said, and costs one training; the damaged file is gone."""
+    spool = tmp_path / "spool"
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, count=1) as hub:
+            site = participant(federation, "bank-a")
+            good = make_update(await current_round(hub.url, site), site)
+            data = {"truncated": good.data[:-5], "flipped": good.data[:4000] + b"\0" + good.data[4001:], "empty": b""}
+            spool.mkdir()
+            (spool / f"{good.envelope_id.hex()}.pqfl").write_bytes(data[damage])
+            async with (
+                client(federation, hub.url, spool_dir=spool) as again,
+                client(federation, hub.url, "bank-b") as other,
+            ):
+                finals = await asyncio.gather(again.run(add(1, 5)), other.run(add(1, 5)))
+                assert all(np.allclose(finals[0][name], array + 1) for name, array in MODEL.items())
+            assert list(spool.iterdir()) == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert "stored update" in caplog.text
+
+
+def test_a_stored_update_of_an_earlier_round_is_forgotten(federation: Federation, tmp_path: Path) -> None:
+    """A round that went on without it takes another update, and nothing old stays behind."""
+    spool = tmp_path / "spool"
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, count=1) as hub:
+            site = participant(federation, "bank-a")
+            old = make_update(await current_round(hub.url, site), site, challenge=b"z" * 32)
+            spool.mkdir()
+            (spool / f"{old.envelope_id.hex()}.pqfl").write_bytes(old.data)
+            async with (
+                client(federation, hub.url, spool_dir=spool) as again,
+                client(federation, hub.url, "bank-b") as other,
+            ):
+                await asyncio.gather(again.run(add(1, 5)), other.run(add(1, 5)))
+                assert again.report.rounds_submitted == 1
+            assert list(spool.iterdir()) == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_nobody_to_take_it_leaves_the_update_in_the_spool(federation: Federation, tmp_path: Path) -> None:
+    """When the aggregator cannot be reached any more the error says so, and what was sealed is kept."""
+    spool = tmp_path / "spool"
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path / "hub", quorum=2) as hub:
+            await current_round(hub.url, participant(federation, "bank-a"))
+            site = client(federation, hub.url, spool_dir=spool, retry_seconds=0)
+            await site.__aenter__()
+            info = await site.join()
+            weights = await site.fetch(info)
+        with pytest.raises(TransportError):
+            await site.submit(info, weights, 5)
+        await site.__aexit__(None, None, None)
+        assert len(list(spool.iterdir())) == 1
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def write_keys(folder: Path, peer: str, mode: str, name: str = "spring") -> Path:
+    """A file of key sources with one pre-shared key and one rule; the key is the same for all of this test."""
+    folder.mkdir(exist_ok=True)
+    if not (secret := folder.parent / f"{name}.psk").exists():
+        keystore.write_secret(secret, PreSharedKey.generate(name).to_pem())
+    path = folder / "keys.toml"
+    path.write_text(
+        f'[used]\nfile = "used.db"\n[psk.{name}]\nfile = "{secret}"\n'
+        f'[[peer]]\nid = "{peer}"\nmode = "{mode}"\nkeys = ["psk:{name}"]\n'
+    )
+    return path
+
+
+def test_updates_and_models_with_a_pre_shared_key(federation: Federation, tmp_path: Path) -> None:
+    """What the rules of both ends require is mixed into everything that is sealed, and named in the audit log."""
+    hub_keys = load_ring(write_keys(tmp_path / "hub", "*", "require"))
+    site_keys = write_keys(tmp_path / "site", federation.aggregator_uri, "require")
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path / "run", keys=hub_keys) as hub:
+            hub.engine._sites = hub.engine._sites[:1]
+            async with client(federation, hub.url, keys_path=site_keys) as site:
+                final = await site.run(add(1.0, 3))
+            assert (final["w"] == MODEL["w"] + 1).all()
+            (update,) = hub.events("update")
+            assert update["extra_keys"][0].startswith("psk:spring:")
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_an_update_without_a_required_key_is_refused(federation: Federation, tmp_path: Path) -> None:
+    """The site is told why, and the round goes on without it; a site that lacks the key cannot open the model."""
+    hub_keys = load_ring(write_keys(tmp_path / "hub", federation.site_uri("bank-a"), "require"))
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path / "run", keys=hub_keys) as hub:
+            hub.engine._sites = hub.engine._sites[:1]
+            async with client(federation, hub.url) as site:
+                info = await site.join()
+                with pytest.raises(MessageError) as caught:
+                    await site.fetch(info)
+                assert caught.value.reason == "extra_key"
+            plain = participant(federation, "bank-a")
+            status, problem = await put(hub.url, make_update(await current_round(hub.url, plain), plain))
+            assert (status, problem["reason"]) == (403, "no_extra_key")
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))

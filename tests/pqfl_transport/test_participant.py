@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema, sign_round_document
-from pqfl_transport.content.envelope import decode_prologue
-from pqfl_transport.content.keyring import KeyRing
+from pqfl_transport.content.envelope import Prologue, decode_prologue
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.opening import open_weights
+from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
+from pqfl_transport.errors import (
+    ConfigurationError,
+    MessageError,
+    PolicyError,
+    PqflError,
+    RoundError,
+    TransportError,
+)
 from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
@@ -146,7 +154,9 @@ def test_an_update_is_the_delta_sealed_to_the_round(site: Participant, hub: Memb
     update = site.seal_update(info, MODEL, {name: array + 2 for name, array in MODEL.items()}, 12)
     prologue, _ = decode_prologue(update.envelope)
     assert (prologue.header.challenge, prologue.header.not_after) == (b"c" * 32, 2060)
-    assert (update.envelope_id, update.prologue_digest) == (prologue.header.envelope_id, prologue.digest)
+    assert (update.envelope_id, update.challenge) == (prologue.header.envelope_id, b"c" * 32)
+    assert str(update.address) == f"/v1/rounds/3/uploads/bank-a/{prologue.digest.hex()}"
+    assert update.path == f"/v1/rounds/3/updates/{update.envelope_id.hex()}"
     sender = hub.roster.party(federation.site_uri("bank-a"))
     opened = open_weights(
         update.envelope, receiving_key=ROUND_KEY, sender_key=sender.signing_key, policy=site.member.policy
@@ -180,7 +190,7 @@ def test_what_would_be_refused_is_not_sent(
 
 def test_numpy_integers_count_as_samples(site: Participant, hub: Membership) -> None:
     """``len`` of an array and ``array.sum()`` are both numbers of samples."""
-    assert site.seal_update(judged(site, hub), MODEL, MODEL, np.int64(5)).round_number == 3  # type: ignore[arg-type]
+    assert site.seal_update(judged(site, hub), MODEL, MODEL, np.int64(5)).address.round_number == 3  # type: ignore[arg-type]
 
 
 def test_a_receiving_key_that_the_roster_does_not_list_is_refused(federation: Federation) -> None:
@@ -214,7 +224,7 @@ def test_a_site_that_changes_its_key_opens_models_for_both(federation: Federatio
     member = membership(federation, federation.site("bank-a"))
     former = ReceivingKey.from_pem((federation.site("bank-a") / "receiving.key").read_bytes())
     new = ReceivingKey.generate("ML-KEM-768+X25519")
-    site = Participant(member, KeyRing.of(former).rotated(new, now=int(NOW), not_after=int(NOW) + 10))
+    site = Participant(member, ReceivingKeys.of(former).rotated(new, now=int(NOW), not_after=int(NOW) + 10))
     info = judged(site, hub)
     assert np.array_equal(site.open_model(sealed_model(hub), info)["w"], MODEL["w"])
     parameters = EnvelopeParameters(
@@ -232,3 +242,104 @@ def test_a_site_that_changes_its_key_opens_models_for_both(federation: Federatio
     with pytest.raises(MessageError) as other:
         site.open_model(seal_weights(MODEL, parameters, [ROUND_KEY.public], hub.identity.key), info)
     assert other.value.reason == "not_for_us"
+
+
+def test_a_model_comes_in_any_pieces_and_can_come_again(site: Participant, hub: Membership) -> None:
+    """The receiver takes bytes as they come, starts over when told to, and counts what it has."""
+    envelope, receiver = sealed_model(hub), site.receive_model(judged(site, hub))
+    receiver.feed(envelope[:9000])
+    assert receiver.received_bytes == 9000
+    receiver.restart()
+    assert receiver.received_bytes == 0
+    for start in range(0, len(envelope), 777):
+        receiver.feed(envelope[start : start + 777])
+    weights = receiver.finish()
+    assert isinstance(weights, dict)
+    assert all((weights[name] == MODEL[name]).all() for name in MODEL)
+
+
+@pytest.mark.parametrize("length", [0, 100, -1])
+def test_a_model_that_ends_early_is_none(site: Participant, hub: Membership, length: int) -> None:
+    """Wherever the stream stops before its end, there is no model."""
+    receiver = site.receive_model(judged(site, hub))
+    if length:
+        receiver.feed(sealed_model(hub)[:length])
+    with pytest.raises(MessageError) as caught:
+        receiver.finish()
+    assert caught.value.reason == "truncated"
+
+
+def test_a_model_larger_than_the_round_says_is_refused_before_memory_is_taken(
+    site: Participant, hub: Membership
+) -> None:
+    """What the header announces is held to the signed document first."""
+    info = judged(site, hub)
+    small = replace(info, document=replace(info.document, plaintext_bytes=10))
+    with pytest.raises(MessageError) as caught:
+        site.open_model(sealed_model(hub), small)
+    assert caught.value.reason == "too_large"
+
+
+def test_a_stored_update_is_recalled_for_its_own_round_only(site: Participant, hub: Membership) -> None:
+    """Whole, signed by this site, for this challenge: then it is the update; else it says what is wrong."""
+    info = judged(site, hub)
+    envelope = site.seal_update(info, MODEL, MODEL, 5).envelope
+    assert site.recall_update(envelope, info).envelope == envelope
+    later = replace(info, document=replace(info.document, challenge=b"z" * 32))
+    forged = memoryview(bytearray(envelope))
+    forged[3000] ^= 1
+    for stored, of, reason in (
+        (envelope, later, "wrong_challenge"),
+        (envelope[:-1], info, "truncated"),
+        (memoryview(bytes(envelope) + b"x"), info, "excess"),
+        (envelope[:500], info, "truncated"),
+        (memoryview(b""), info, "truncated"),
+        (forged, info, "bad_signature"),
+    ):
+        with pytest.raises((MessageError, RoundError)) as caught:
+            site.recall_update(stored, of)
+        assert caught.value.reason == reason
+
+
+class Fixed:
+    """A source that knows one key, for every id, and is down as often as it is told."""
+
+    def __init__(self, down: int = 0) -> None:
+        self.down = down
+
+    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
+        """Give it."""
+        if self.down:
+            self.down -= 1
+            raise TransportError("no key now", reason="key_manager_down")
+        return (b"m" * 32,) * len(prologue.header.extra_key_ids)
+
+    def settle(self, prologue: Prologue) -> None:
+        """Nothing is kept."""
+
+
+def test_extra_keys_are_part_of_updates_and_of_models(site: Participant, hub: Membership) -> None:
+    """An update names them; a model that needs one opens with its source alone."""
+    extra = (ExtraKey("psk:spring:" + "0" * 32, b"m" * 32),)
+    info = judged(site, hub)
+    update = site.seal_update(info, MODEL, MODEL, 1, extra)
+    assert decode_prologue(bytes(update.envelope))[0].header.extra_key_ids == (extra[0].id,)
+    model = sealed_model(hub, extra_keys=extra)
+    opened = site.open_model(model, info, Fixed())
+    assert all((opened[name] == MODEL[name]).all() for name in MODEL)
+    with pytest.raises(MessageError) as caught:
+        site.open_model(model, info)
+    assert caught.value.reason == "extra_key"
+
+
+def test_a_model_whose_key_cannot_be_had_now_begins_again(site: Participant, hub: Membership) -> None:
+    """The receiver asks for it from its first byte, and takes it when the key manager is back."""
+    model = sealed_model(hub, extra_keys=(ExtraKey("psk:spring:" + "0" * 32, b"m" * 32),))
+    receiver = site.receive_model(judged(site, hub), Fixed(down=1))
+    with pytest.raises(TransportError):
+        receiver.feed(model)
+    assert (receiver.received_bytes, receiver.may_wait) == (0, True)
+    receiver.feed(model)
+    assert not receiver.may_wait
+    opened = receiver.finish()
+    assert all((opened[name] == MODEL[name]).all() for name in MODEL)

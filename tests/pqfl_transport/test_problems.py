@@ -35,6 +35,7 @@ def test_statuses() -> None:
     assert status_of(RoundError("x", reason="wrong_shape")) == 422
     assert status_of(MessageError("x", reason="too_large")) == 413
     assert status_of(MessageError("x", reason="malformed")) == 400
+    assert status_of(TransportError("x", reason="key_manager_down")) == 503
 
 
 @given(status=st.integers(400, 599), body=st.binary(max_size=200))

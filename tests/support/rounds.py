@@ -24,6 +24,7 @@ from pqfl_transport.audit import AuditLog
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki.membership import Membership, load_membership
@@ -79,10 +80,11 @@ async def aggregator(
     model: Any = None,
     upload_idle_seconds: float = 20.0,
     run: bool = True,
+    keys: KeyRing | None = None,
     **rounds: Any,
 ) -> AsyncIterator[Hub]:
     """Run an aggregator for one block; ``rounds`` are fields of `RoundsConfig`."""
-    hub = make_hub(federation, folder, model=model, **rounds)
+    hub = make_hub(federation, folder, model=model, keys=keys, **rounds)
     runner = make_runner(make_app(hub.engine, upload_idle_seconds=upload_idle_seconds))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -99,7 +101,9 @@ async def aggregator(
         hub.engine._setup.audit.close()
 
 
-def make_hub(federation: Federation, folder: Path, *, model: Any = None, **rounds: Any) -> Hub:
+def make_hub(
+    federation: Federation, folder: Path, *, model: Any = None, keys: KeyRing | None = None, **rounds: Any
+) -> Hub:
     """Make an engine that does not run and does not listen yet."""
     log = io.StringIO()
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ def make_hub(federation: Federation, folder: Path, *, model: Any = None, **round
     audit_path, clock = folder / "audit.jsonl", Clock()
     setup = Setup(
         member, config, MODEL if model is None else model, ModelStore(folder / "state"),
-        AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock,
+        AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock, keys,
     )  # fmt: skip
     return Hub(Engine(setup), "", log, audit_path, clock)
 

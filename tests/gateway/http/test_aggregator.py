@@ -2,19 +2,24 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gateway.config import HttpRules, Profile
+from pqfl_transport.content.envelope import decode_prologue
 from pqfl_transport.net.address import Address
+from pqfl_transport.net.resumable import PARTIAL_TYPE, UploadAddress
 from pqfl_transport.pki.spiffe import Role
 from tests.support.fronts import Front, front
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import (
     ENVELOPE_TYPE,
+    MODEL,
     Envelope,
     Hub,
     aggregator,
@@ -214,5 +219,82 @@ def test_who_waits_with_an_update_is_refused_before_sending_it(federation: Feder
                 assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"201"
             writer.close()
         assert len(hub.events("update")) == 1
+
+    play(federation, tmp_path, use)
+
+
+async def resume(
+    made: Front, method: str, where: str, site: str = "bank-a", data: bytes = b"", **headers: str
+) -> tuple[int, Any]:
+    """Ask for an upload over a site's connection; return the status, and the fields or the reason."""
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with made.client(site) as client, client.request(method, where, data=data, headers=fields) as answer:
+        body = await answer.read()
+        return answer.status, json.loads(body)["reason"] if answer.status >= 400 and body else answer.headers
+
+
+def append_fields(offset: int, complete: str = "?1") -> dict[str, str]:
+    return {"Content_Type": PARTIAL_TYPE, "Upload_Offset": str(offset), "Upload_Complete": complete}
+
+
+def test_an_upload_is_resumed_through_the_gateway(federation: Federation, tmp_path: Path) -> None:
+    """Begin with the prologue and a little more, ask how much arrived, bring the rest."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        sent = await update(delta={name: np.ones_like(array) for name, array in MODEL.items()})
+        digest = decode_prologue(sent.data)[0].digest
+        where = str(UploadAddress(1, "bank-a", digest))
+        begin = len(sent.data) - 20
+        path = f"/v1/rounds/1/updates/{sent.envelope_id.hex()}"
+        fields = {"Content_Type": ENVELOPE_TYPE, "Upload_Complete": "?0"}
+        status, headers = await resume(made, "PUT", path, data=sent.data[:begin], **fields)
+        assert (status, headers["Location"]) == (201, where)
+        status, headers = await resume(made, "HEAD", where)
+        assert (status, headers["Upload-Offset"]) == (204, str(begin))
+        status, headers = await resume(made, "PATCH", where, data=sent.data[begin:], **append_fields(begin))
+        assert (status, headers["Upload-Complete"]) == (201, "?1")
+        assert hub.engine.reception.accepted == 1
+
+    play(federation, tmp_path, use)
+
+
+def test_nobody_goes_on_with_the_upload_of_another(federation: Federation, tmp_path: Path) -> None:
+    """Whatever is asked of an upload, the certificate has to be that of the site in its address."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        sent = await update()
+        where = str(UploadAddress(1, "bank-a", decode_prologue(sent.data)[0].digest))
+        path = f"/v1/rounds/1/updates/{sent.envelope_id.hex()}"
+        begin = len(sent.data) - 20
+        fields = {"Content_Type": ENVELOPE_TYPE, "Upload_Complete": "?0"}
+        await resume(made, "PUT", path, data=sent.data[:begin], **fields)
+        for method in ("HEAD", "GET", "DELETE"):
+            assert (await resume(made, method, where, "bank-b"))[0] == 403
+        assert await resume(made, "PATCH", where, "bank-b", b"garbage", **append_fields(begin)) == (403, "wrong_sender")
+        assert (await resume(made, "PATCH", where, data=sent.data[begin:], **append_fields(begin)))[0] == 201
+        assert hub.engine.reception.refusals == {}
+
+    play(federation, tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    ("where", "headers", "status", "reason"),
+    [
+        ("/v1/rounds/1/uploads/bank-a/" + "0" * 63, append_fields(0), 404, "unknown_upload"),
+        ("/v1/rounds/1/uploads/bank-a/" + "0" * 64, append_fields(0), 404, "unknown_upload"),
+        ("/v1/rounds/2/uploads/bank-a/" + "0" * 64, append_fields(0), 409, "wrong_round"),
+        ("/v1/rounds/1/uploads/bank-a/" + "0" * 64, append_fields(1 << 40), 413, "too_large"),
+        ("/v1/rounds/1/uploads/bank-a/" + "0" * 64, {"Content_Type": PARTIAL_TYPE}, 400, "malformed"),
+        ("/v1/rounds/1/uploads/bank-a/" + "0" * 64, {"Content_Type": "text/plain"}, 415, "wrong_media_type"),
+    ],
+)
+def test_an_append_with_one_thing_wrong(
+    federation: Federation, tmp_path: Path, where: str, headers: dict[str, str], status: int, reason: str
+) -> None:
+    """What cannot belong to an upload of this round does not reach the aggregator as one."""
+
+    async def use(made: Front, _hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        await update()
+        assert await resume(made, "PATCH", where, data=b"x", **headers) == (status, reason)
 
     play(federation, tmp_path, use)

@@ -130,3 +130,53 @@ def test_what_seal_refuses(federation: Federation, tmp_path: Path, weights: Path
         done = pqfl("seal", "--to", tmp_path / "k.pub", "--identity", identity, source, tmp_path / "w.pqfl")
         assert (done.returncode, named in done.stderr) == (2, True), done.stderr
         assert not (tmp_path / "w.pqfl").exists()
+
+
+def keys_file(folder: Path, psk: Path, peer: str, mode: str = "require") -> Path:
+    path = folder / "keys.toml"
+    path.write_text(
+        f'[used]\nfile = "used.db"\n[psk.spring]\nfile = "{psk}"\n'
+        f'[[peer]]\nid = "{peer}"\nenvelopes = ["file"]\nmode = "{mode}"\nkeys = ["psk:spring"]\n'
+    )
+    return path
+
+
+def test_a_file_with_a_pre_shared_key(federation: Federation, tmp_path: Path, weights: Path) -> None:
+    """Made once, held by both ends, required by the reader: without it the receiving key alone opens nothing."""
+    psk, sealed, out = tmp_path / "spring.psk", tmp_path / "w.pqfl", tmp_path / "o.npz"
+    good("key", "psk", "--name", "spring", "--out", psk)
+    assert stat.S_IMODE(psk.stat().st_mode) == 0o600
+    good("key", "new", "--out", tmp_path / "k")
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    site, reader = federation.site("bank-a"), "spiffe://fed/site/bank-b"
+    ours = keys_file(tmp_path / "ours", psk, reader)
+    theirs = keys_file(tmp_path / "theirs", psk, federation.site_uri("bank-a"))
+    sealing = ["seal", "--json", "--to", tmp_path / "k.pub", "--identity", site]
+    opening = ["open", "--key", tmp_path / "k", "--from", site / "signing.pem"]
+    facts = json.loads(good(*sealing, "--keys", ours, "--peer", reader, weights, sealed))
+    assert facts["extra_keys"][0].startswith("psk:spring:")
+    assert facts["extra_keys"][0] in good("verify", "--json", "--from", site / "signing.pem", sealed)
+    assert facts["extra_keys"][0] in good(*opening, "--keys", theirs, sealed, out)
+    out.unlink()
+    done = pqfl(*opening, sealed, out)
+    assert (done.returncode, "needs the extra key" in done.stderr) == (1, True)
+    good(*sealing, weights, sealed)
+    done = pqfl(*opening, "--keys", theirs, sealed, out)
+    assert (done.returncode, "has to have a key of psk:spring" in done.stderr) == (3, True)
+    assert not out.exists()
+
+
+def test_keys_and_peers_go_together(federation: Federation, tmp_path: Path, weights: Path) -> None:
+    """A rule is for a peer, and a peer means nothing without rules; a pre-shared key is never written over."""
+    good("key", "new", "--out", tmp_path / "k")
+    good("key", "psk", "--name", "spring", "--out", tmp_path / "psk")
+    assert pqfl("key", "psk", "--name", "spring", "--out", tmp_path / "psk").returncode == 2
+    assert pqfl("key", "psk", "--name", "Spring", "--out", tmp_path / "psk2").returncode == 2
+    keys = keys_file(tmp_path, tmp_path / "psk", "*")
+    for words in (["--keys", keys], ["--peer", "spiffe://fed/site/bank-b"]):
+        done = pqfl(
+            "seal", "--to", tmp_path / "k.pub", "--identity", federation.site("bank-a"), *words, weights,
+            tmp_path / "x.pqfl",
+        )  # fmt: skip
+        assert (done.returncode, "--keys and --peer go together" in done.stderr) == (2, True)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pqfl.commands.reading import Reader, load_signer, named, policy_for, sender_of
+from pqfl.commands.reading import Reader, load_keys, load_signer, named, policy_for, sender_of
 from pqfl_transport.algorithms import CONTENT_SUITES
-from pqfl_transport.content.keyring import KeyRing
+from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
 from pqfl_transport.pki import keystore
@@ -74,8 +74,29 @@ def test_a_reader_with_keys_of_several_kems_takes_what_the_sender_can_sign(tmp_p
     federation = make_federation(tmp_path, sites=("bank-a",))
     signing = federation.site("bank-a") / "signing.pem"
     keys = [ReceivingKey.generate(kem) for kem in ("ML-KEM-1024", "ML-KEM-768+X25519")]
-    keystore.write_secret(tmp_path / "reader", KeyRing.of(*keys).to_pem())
+    keystore.write_secret(tmp_path / "reader", ReceivingKeys.of(*keys).to_pem())
     assert sender_of(signing, Reader(tmp_path / "reader", fixed("x"))).policy.level == "high"
     keystore.write_secret(tmp_path / "other", keys[0].to_pem())
     with pytest.raises(ConfigurationError, match="ML-KEM-1024"):
         sender_of(signing, Reader(tmp_path / "other", fixed("x")))
+
+
+def test_what_an_operator_has_to_know_of_extra_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that is gone on without, and what a key manager said, each as one line on standard error."""
+    assert load_keys(None) is None
+    (tmp_path / "keys.toml").write_text(
+        '[used]\nfile = "used.db"\n[qkd.north-south]\nurl = "https://127.0.0.1:1"\npeer_sae = "south"\n'
+        'cert = "tls.pem"\nkey = "tls.key"\ncacert = "ca.pem"\n[[peer]]\nid = "spiffe://fed/site/a"\nmode = "prefer"\n'
+        'keys = ["qkd:north-south"]\n'
+    )
+    federation = make_federation(tmp_path / "federation", sites=("bank-a",))
+    for name in ("tls.pem", "tls.key", "ca.pem"):
+        (tmp_path / name).symlink_to(federation.site("bank-a") / name)
+    ring = load_keys(tmp_path / "keys.toml")
+    assert ring is not None
+    assert ring.keys_for(["spiffe://fed/site/a"], "file") == ()
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "pqfl: goes on without a key of qkd:north-south for spiffe://fed/site/a: the key manager at"
+    )
+    assert len(error.splitlines()) == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pqfl_transport.content.key_files import load_key_ring, load_recipient, replace_key_ring
-from pqfl_transport.content.keyring import KeyRing
+from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.pki.files import write_secret
 from tests.support.commands import good, pqfl, refused
 from tests.support.pki import Federation, make_federation
@@ -34,7 +34,7 @@ def end_now(path: Path) -> None:
     """Let the time of all former keys be over."""
     ring = load_key_ring(path)
     ended = tuple(replace(entry, not_after=int(time.time()) - 1) for entry in ring.entries[1:])
-    replace_key_ring(path, KeyRing((ring.newest, *ended)))
+    replace_key_ring(path, ReceivingKeys((ring.newest, *ended)))
 
 
 def test_what_was_sealed_to_the_old_key_opens_until_its_end(

@@ -1,8 +1,10 @@
 """`pqfl seal --threshold`, `share-open`, `combine`, `verify` as trustees type them."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,32 @@ def test_senseless_thresholds_are_wrong_usage(federation: Federation, vault: Pat
     )  # fmt: skip
     assert done.returncode == 2
     assert not (vault / "x.pqfl").exists()
+
+
+def test_trustees_open_what_needs_an_extra_key(federation: Federation, tmp_path: Path) -> None:
+    """The one who combines has to have it; contributions need none of it, and too few of them use no key up."""
+    good("key", "psk", "--name", "vault", "--out", tmp_path / "psk")
+    keys = tmp_path / "keys.toml"
+    keys.write_text(
+        '[used]\nfile = "used.db"\n[psk.vault]\nfile = "psk"\n'
+        '[[peer]]\nid = "*"\nenvelopes = ["file"]\nmode = "require"\nkeys = ["psk:vault"]\n'
+    )
+    np.savez(tmp_path / "w.npz", a=np.arange(3.0))
+    recipients = [word for name in TRUSTEES for word in ("--to", federation.site(name) / "receiving.pub")]
+    peers = [word for name in TRUSTEES for word in ("--peer", federation.site_uri(name))]
+    sender = tmp_path / "sender.toml"
+    sender.write_text(keys.read_text().replace("used.db", "sender-used.db"))
+    good(
+        "seal", *recipients, "--threshold", "2", "--identity", federation.aggregator, "--keys", sender, *peers,
+        tmp_path / "w.npz", tmp_path / "w.pqfl",
+    )  # fmt: skip
+    good("key", "new", "--out", tmp_path / "combiner")
+    for name in TRUSTEES[:2]:
+        share_open(federation, tmp_path, name)
+    shares = [word for name in TRUSTEES[:2] for word in ("--share", tmp_path / f"{name}.share")]
+    assert combine(federation, tmp_path, *shares[:2], "--keys", keys).returncode == 1
+    with closing(sqlite3.connect(tmp_path / "used.db")) as record:
+        assert record.execute("SELECT count(*) FROM used").fetchone() == (0,)
+    done = combine(federation, tmp_path, *shares)
+    assert (done.returncode, "needs the extra key" in done.stderr) == (1, True)
+    assert combine(federation, tmp_path, *shares, "--keys", keys).returncode == 0

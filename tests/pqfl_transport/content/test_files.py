@@ -6,15 +6,17 @@ import stat
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from pqfl_transport.content import files
-from pqfl_transport.content.files import Sender, open_file, seal_file, staged
+from pqfl_transport.content import staging
+from pqfl_transport.content.envelope import Prologue
+from pqfl_transport.content.files import Sender, open_file, seal_file
 from pqfl_transport.content.header import CODECS
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 from tests.support.envelopes import SENDER, make_keys
@@ -39,7 +41,10 @@ def seal(source: Path, target: Path, **options: Any) -> None:
 def unseal(source: Path, target: Path, **options: Any) -> Any:
     facts = {"sender": SENDER, "sender_key": KEYS.signing.verifying_key, "receiving_key": KEYS.receiving} | options
     sender = Sender(facts["sender"], facts["sender_key"], KEYS.policy)
-    return open_file(source, target, sender=sender, unlock=lambda _prologue: facts["receiving_key"])
+    key_source = facts.get("key_source")
+    return open_file(
+        source, target, sender=sender, unlock=lambda _prologue: facts["receiving_key"], key_source=key_source
+    )
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -153,7 +158,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: py
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)  # type: ignore[attr-defined]
+    monkeypatch.setattr(staging.os, "fsync", full)  # type: ignore[attr-defined]
     with pytest.raises(PlatformError, match=r"w\.pqfl: cannot be written: No space left") as caught:
         seal(tmp_path / "w.npz", tmp_path / "w.pqfl")
     assert caught.value.reason == "disk"
@@ -168,19 +173,6 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert caught.value.reason == "not_writable"
 
 
-def test_a_staged_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    """While it is written it has another name, and after an interrupt it is gone."""
-
-    def interrupted(output: BinaryIO) -> None:
-        output.write(b"half")
-        assert not (tmp_path / "target").exists()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "target") as output:
-        interrupted(output)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("target", ["o.npz", "o.safetensors"])
 def test_a_codec_is_undone_in_both_kinds_of_file(tmp_path: Path, codec: str, target: str) -> None:
@@ -192,3 +184,36 @@ def test_a_codec_is_undone_in_both_kinds_of_file(tmp_path: Path, codec: str, tar
     found = load_weights(tmp_path / target)
     assert same(found["n"], weights["n"])
     assert (found["w"].dtype, found["w"].shape) == (np.float32, (100, 200))
+
+
+class Source:
+    """A source of extra keys that counts."""
+
+    def __init__(self) -> None:
+        self.fetched = self.settled = 0
+
+    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
+        """Give the key."""
+        self.fetched += 1
+        return (b"m" * 32,) * len(prologue.header.extra_key_ids)
+
+    def settle(self, prologue: Prologue) -> None:
+        """Note that the file was opened."""
+        del prologue
+        self.settled += 1
+
+
+def test_an_extra_key_is_used_up_by_a_whole_file_for_us_alone(tmp_path: Path) -> None:
+    """A file that is cut, or sealed to somebody else, leaves it where it is; one that opens settles it."""
+    extra = (ExtraKey("psk:spring:" + "0" * 32, b"m" * 32),)
+    np.savez(tmp_path / "w.npz", a=np.arange(5.0))
+    seal(tmp_path / "w.npz", tmp_path / "w.pqfl", parameters=replace(KEYS.parameters, extra_keys=extra))
+    (tmp_path / "cut.pqfl").write_bytes((tmp_path / "w.pqfl").read_bytes()[:-1])
+    source = Source()
+    with pytest.raises(MessageError, match="1 bytes short"):
+        unseal(tmp_path / "cut.pqfl", tmp_path / "o.npz", key_source=source)
+    with pytest.raises(MessageError):
+        unseal(tmp_path / "w.pqfl", tmp_path / "o.npz", key_source=source, receiving_key=KEYS.other)
+    assert (source.fetched, source.settled) == (0, 0)
+    unseal(tmp_path / "w.pqfl", tmp_path / "o.npz", key_source=source)
+    assert (source.fetched, source.settled) == (1, 1)

@@ -14,8 +14,9 @@ from pqfl_transport.content.key_files import (
     replace_key_ring,
     unlock_entry,
 )
-from pqfl_transport.content.keyring import KeyEntry, KeyRing
-from pqfl_transport.content.recipients import MAX_PEM_BYTES, ReceivingKey
+from pqfl_transport.content.receiving_keys import KeyEntry, ReceivingKeys
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto.armour import MAX_PEM_BYTES
 from pqfl_transport.crypto.locking import Cost
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.files import write_secret
@@ -31,14 +32,14 @@ def nobody(name: str) -> Iterable[bytes]:
 
 
 @pytest.fixture
-def ring() -> KeyRing:
+def ring() -> ReceivingKeys:
     """Two encrypted keys, the second past its end."""
     new, old = (KeyEntry.of(ReceivingKey.generate(KEM), made=9) for _ in range(2))
     old = replace(old, not_after=int(time.time()) - 10)
-    return KeyRing((new, old)).mapped(lambda entry: entry.encrypted(PASSPHRASE.encode(), cost=Cost(1, 1, 8)))
+    return ReceivingKeys((new, old)).mapped(lambda entry: entry.encrypted(PASSPHRASE.encode(), cost=Cost(1, 1, 8)))
 
 
-def test_keys_are_unlocked_once_they_are_needed(tmp_path: Path, ring: KeyRing) -> None:
+def test_keys_are_unlocked_once_they_are_needed(tmp_path: Path, ring: ReceivingKeys) -> None:
     """Reading asks nobody; what is past its end is not unlocked, and gone from what a site uses."""
     path = tmp_path / "receiving.key"
     write_secret(path, ring.to_pem())
@@ -48,16 +49,16 @@ def test_keys_are_unlocked_once_they_are_needed(tmp_path: Path, ring: KeyRing) -
     entry = unlock_entry(path, load_key_ring(path).entries[1], fixed(PASSPHRASE))
     assert entry.opened.fingerprint == ring.entries[1].fingerprint
     plain = tmp_path / "plain.key"
-    write_secret(plain, KeyRing.of(keys.newest.opened).to_pem())
+    write_secret(plain, ReceivingKeys.of(keys.newest.opened).to_pem())
     assert load_receiving_keys(plain, time.time(), nobody).newest.opened.stored == keys.newest.opened.stored
 
 
-def test_errors_name_the_file(tmp_path: Path, ring: KeyRing) -> None:
+def test_errors_name_the_file(tmp_path: Path, ring: ReceivingKeys) -> None:
     """A wrong passphrase, none, an end that has come, damage, a loose mode and a missing file."""
     path = tmp_path / "receiving.key"
     write_secret(path, ring.to_pem())
     ended, damaged = tmp_path / "ended", tmp_path / "damaged"
-    write_secret(ended, KeyRing(ring.entries[1:]).to_pem())
+    write_secret(ended, ReceivingKeys(ring.entries[1:]).to_pem())
     write_secret(damaged, ring.to_pem()[:-20])
     loose = tmp_path / "loose"
     loose.write_bytes(ring.to_pem())
@@ -94,7 +95,7 @@ def test_large_keys_fit_and_larger_ones_do_not(tmp_path: Path) -> None:
 def test_replacing_keeps_nothing_of_the_old(tmp_path: Path) -> None:
     """The file is another one, whole, of mode 0600, and the bytes of the old one are overwritten where they were."""
     path = tmp_path / "receiving.key"
-    old, new = KeyRing.of(ReceivingKey.generate(KEM)), KeyRing.of(ReceivingKey.generate(KEM))
+    old, new = ReceivingKeys.of(ReceivingKey.generate(KEM)), ReceivingKeys.of(ReceivingKey.generate(KEM))
     write_secret(path, old.to_pem())
     with path.open("rb") as still_open:
         replace_key_ring(path, new)

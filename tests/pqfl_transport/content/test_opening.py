@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqfl_transport.content.envelope import decode_prologue, envelope_bytes, verify_prologue
-from pqfl_transport.content.header import Header, encode_header
+from pqfl_transport.content.envelope import Prologue, decode_prologue, envelope_bytes, verify_prologue
+from pqfl_transport.content.header import encode_header
 from pqfl_transport.content.opening import OpenedWeights, Opener, open_weights
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import Sealer, body_context, body_key
@@ -49,8 +49,11 @@ class Given:
     def __init__(self, keys: dict[str, str]) -> None:
         self._keys = keys
 
-    def fetch(self, header: Header) -> tuple[bytes, ...]:
-        return tuple(bytes.fromhex(self._keys[name]) for name in header.extra_key_ids)
+    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
+        return tuple(bytes.fromhex(self._keys[name]) for name in prologue.header.extra_key_ids)
+
+    def settle(self, prologue: Prologue) -> None:
+        del prologue
 
 
 def open_vector(facts: dict[str, Any], vector: dict[str, Any]) -> OpenedWeights:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqfl_transport.content.recipients import MAX_PEM_BYTES, ReceivingKey, RecipientKey
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
+from pqfl_transport.crypto.armour import MAX_PEM_BYTES
 from pqfl_transport.errors import ConfigurationError, MessageError, PqflError
 
 KEMS = {"ML-KEM-768+X25519": 32, "ML-KEM-1024+P-384": 32, "ML-KEM-1024": 64}

@@ -13,6 +13,7 @@ sys.path.insert(0, str(HERE.parents[2]))
 
 from pqfl_transport.content.header import CODECS  # noqa: E402
 from pqfl_transport.content.keysource import ExtraKey  # noqa: E402
+from pqfl_transport.content.psk import PreSharedKey  # noqa: E402
 from pqfl_transport.content.shares import contribute  # noqa: E402
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel  # noqa: E402 -- found through the path set above
 from tests.support.envelopes import Keys, make_keys, split  # noqa: E402
@@ -91,6 +92,26 @@ def threshold(keys: Keys) -> list[dict[str, Any]]:
     ]
 
 
+def with_extra_keys(keys: Keys) -> dict[str, Any]:
+    """Return envelopes with extra keys whose ids are of the grammar, and the pre-shared key behind one of them."""
+    shared = PreSharedKey("spring", bytes(range(64, 112)))
+    derived = shared.key("000102030405060708090a0b0c0d0e0f")
+    link = ExtraKey("qkd:north-south:bc490419-7d60-487f-adc1-4ddcc177c139", bytes(range(32)))
+    one, both = (
+        bytes(keys.seal(WEIGHTS, metadata=METADATA, extra_keys=each)) for each in ((derived,), (link, derived))
+    )
+    other = {"extra": {derived.id: flip(derived.material, 31).hex()}}
+    return facts(keys, keys.policy.level.value) | {
+        "psk": {"name": "spring", "key": bytes(range(64, 112)).hex()},
+        "vectors": [
+            good("a key derived from a pre-shared one", one, extra=(derived,)),
+            good("a key of a QKD link and a derived one", both, extra=(link, derived)),
+            bad("a key of other material", one, "bad_body") | other,
+            bad("a derived key that is not at hand", one, "extra_key"),
+        ],
+    }
+
+
 def lossy(keys: Keys, weights: dict[str, Any], codec: str) -> dict[str, Any]:
     """Return an envelope under a codec; the tensors are those that come out."""
     envelope = bytes(keys.seal(weights, metadata=METADATA, codec=codec))
@@ -128,22 +149,31 @@ def encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def facts(keys: Keys, level: str) -> dict[str, Any]:
+    """Return what a file says of its keys."""
+    return {
+        "suite": keys.policy.content_suite.id,
+        "level": level,
+        "keys": {
+            "sender": bytes(range(32)).hex(),
+            "receiving": [key._key.stored.hex() for key in (keys.receiving, keys.other)],
+            "combiner": keys.combiner._key.stored.hex(),
+        },
+    }
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    """Write one file."""
+    (HERE / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
-    """Write one file a suite."""
+    """Write one file a suite, and one about extra keys."""
     for level in SecurityLevel:
         keys = make_keys(level)
         suite = keys.policy.content_suite.id
-        found = {
-            "suite": suite,
-            "level": level.value,
-            "keys": {
-                "sender": bytes(range(32)).hex(),
-                "receiving": [key._key.stored.hex() for key in (keys.receiving, keys.other)],
-                "combiner": keys.combiner._key.stored.hex(),
-            },
-            "vectors": vectors(keys),
-        }
-        (HERE / f"{suite.rpartition('/')[2]}.json").write_text(json.dumps(found, indent=1) + "\n")
+        write(suite.rpartition("/")[2], facts(keys, level.value) | {"vectors": vectors(keys)})
+    write("extra-keys", with_extra_keys(make_keys()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
 
-from pqfl_transport.content.keyring import ENCRYPTED_LABEL, KeyEntry, KeyRing  # noqa: E402
+from pqfl_transport.content.receiving_keys import ENCRYPTED_LABEL, KeyEntry, ReceivingKeys  # noqa: E402
 from pqfl_transport.content.recipients import ReceivingKey  # noqa: E402
 from pqfl_transport.crypto import armour  # noqa: E402
 from pqfl_transport.crypto.locking import Cost  # noqa: E402 -- found through the path set above
@@ -25,7 +25,7 @@ def entry(kem: str, fill: bytes, *, made: int = 0, not_after: int = 0) -> KeyEnt
     return replace(KeyEntry.of(key), made=made, not_after=not_after)
 
 
-def good(name: str, ring: KeyRing, passphrase: str | None = None) -> dict[str, Any]:
+def good(name: str, ring: ReceivingKeys, passphrase: str | None = None) -> dict[str, Any]:
     """Return an entry that opens."""
     keys = [
         {
@@ -59,13 +59,13 @@ def vectors() -> list[dict[str, Any]]:
     both = (current.encrypted(phrase, cost=CHEAP), former.encrypted(phrase, cost=CHEAP))
     memory = (8).to_bytes(4, "big")
     return [
-        good("version 1", KeyRing((entry(kem, b"\1"),))),
-        good("version 2", KeyRing((current,))),
-        good("two keys, the second ends", KeyRing((current, former))),
-        good("ML-KEM-1024 + P-384", KeyRing((entry("ML-KEM-1024+P-384", b"\1", made=MADE),))),
-        good("ML-KEM-1024", KeyRing((entry("ML-KEM-1024", b"\1", made=MADE),))),
-        good("encrypted at the usual cost", KeyRing((current.encrypted(phrase),)), PASSPHRASE),
-        good("encrypted, two keys", KeyRing(both), PASSPHRASE),
+        good("version 1", ReceivingKeys((entry(kem, b"\1"),))),
+        good("version 2", ReceivingKeys((current,))),
+        good("two keys, the second ends", ReceivingKeys((current, former))),
+        good("ML-KEM-1024 + P-384", ReceivingKeys((entry("ML-KEM-1024+P-384", b"\1", made=MADE),))),
+        good("ML-KEM-1024", ReceivingKeys((entry("ML-KEM-1024", b"\1", made=MADE),))),
+        good("encrypted at the usual cost", ReceivingKeys((current.encrypted(phrase),)), PASSPHRASE),
+        good("encrypted, two keys", ReceivingKeys(both), PASSPHRASE),
         bad("another passphrase", pem, "wrong_passphrase", "correct horse battery stable"),
         bad("another date", changed(pem, MADE.to_bytes(8, "big"), (MADE + 1).to_bytes(8, "big")), "wrong_passphrase"),
         bad("another fingerprint", changed(pem, locked.fingerprint, former.fingerprint), "wrong_passphrase"),

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from typing import Self
 
 from pqfl_transport.content.header import split_items
-from pqfl_transport.content.recipients import MAX_PEM_BYTES, PRIVATE_LABEL, ReceivingKey
+from pqfl_transport.content.recipients import PRIVATE_LABEL, ReceivingKey
 from pqfl_transport.crypto import armour
+from pqfl_transport.crypto.armour import MAX_PEM_BYTES
 from pqfl_transport.crypto.contexts import length_prefixed
 from pqfl_transport.crypto.locking import DEFAULT_COST, Cost, lock, unlock
 from pqfl_transport.errors import ConfigurationError, MessageError
@@ -122,7 +123,7 @@ class KeyEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRing:
+class ReceivingKeys:
     """The private keys of one reader, the newest first."""
 
     entries: tuple[KeyEntry, ...]
@@ -172,18 +173,18 @@ class KeyRing:
                 return entry
         raise MessageError("the envelope is not sealed to this receiving key", reason="not_for_us")
 
-    def current(self, now: float) -> "KeyRing":
+    def current(self, now: float) -> "ReceivingKeys":
         """Return the ring without the keys that are past their end. Raises as `find` does where none is left."""
         kept = tuple(entry for entry in self.entries if not entry.has_ended(now))
         if not kept:
             self.newest.require_current(now)
-        return KeyRing(kept)
+        return ReceivingKeys(kept)
 
-    def mapped(self, change: Callable[[KeyEntry], KeyEntry]) -> "KeyRing":
+    def mapped(self, change: Callable[[KeyEntry], KeyEntry]) -> "ReceivingKeys":
         """Return the ring with each entry changed."""
-        return KeyRing(tuple(change(entry) for entry in self.entries))
+        return ReceivingKeys(tuple(change(entry) for entry in self.entries))
 
-    def rotated(self, key: ReceivingKey, *, now: int, not_after: int) -> "KeyRing":
+    def rotated(self, key: ReceivingKey, *, now: int, not_after: int) -> "ReceivingKeys":
         """Return the ring with a new key in front; what was in use gets an end, and none that has one a later one.
 
         All entries have to be unlocked, because dates are bound to the secret; the result is stored unencrypted.
@@ -197,12 +198,12 @@ class KeyRing:
         )
         # Later than the one before it, whatever the clock says: statements are ordered by this date.
         made = max(now, self.newest.made + 1)
-        return KeyRing((KeyEntry.of(key, made=made), *ended))
+        return ReceivingKeys((KeyEntry.of(key, made=made), *ended))
 
-    def pruned(self, now: float) -> tuple["KeyRing", tuple[KeyEntry, ...]]:
+    def pruned(self, now: float) -> tuple["ReceivingKeys", tuple[KeyEntry, ...]]:
         """Return the ring without ended keys, and those; the newest key stays whatever its date."""
         gone = tuple(entry for entry in self.entries[1:] if entry.has_ended(now))
-        return KeyRing(tuple(entry for entry in self.entries if entry not in gone)), gone
+        return ReceivingKeys(tuple(entry for entry in self.entries if entry not in gone)), gone
 
 
 def day(seconds: int) -> str:

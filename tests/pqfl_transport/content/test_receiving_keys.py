@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqfl_transport.content.keyring import ENCRYPTED_LABEL, MAX_KEYS, KeyEntry, KeyRing, day
+from pqfl_transport.content.receiving_keys import ENCRYPTED_LABEL, MAX_KEYS, KeyEntry, ReceivingKeys, day
 from pqfl_transport.content.recipients import PRIVATE_LABEL, ReceivingKey
 from pqfl_transport.crypto import armour
 from pqfl_transport.crypto.contexts import length_prefixed
@@ -28,7 +28,7 @@ PASSPHRASE = b"correct horse battery"
 
 def refused(pem: bytes) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        KeyRing.from_pem(pem)
+        ReceivingKeys.from_pem(pem)
     return caught.value.reason
 
 
@@ -38,7 +38,7 @@ def locked(entry: KeyEntry) -> KeyEntry:
 
 def test_a_file_of_version_1_is_a_ring_of_one() -> None:
     """What was written before there were dates is read, and written again as it was."""
-    ring = KeyRing.from_pem(OLD.to_pem())
+    ring = ReceivingKeys.from_pem(OLD.to_pem())
     assert ring.newest == replace(KeyEntry.of(OLD), key=ring.newest.key)
     assert ring.to_pem() == OLD.to_pem()
 
@@ -49,8 +49,8 @@ def test_keys_come_back_with_their_dates(kem: str, encrypt: bool) -> None:
     """Several blocks in their order, of every KEM, in plain sight or under a passphrase."""
     keys = [ReceivingKey.generate(kem) for _ in range(3)]
     entries = [replace(KeyEntry.of(key, made=NOW + at), not_after=NOW * at) for at, key in enumerate(keys)]
-    ring = KeyRing(tuple(map(locked, entries) if encrypt else entries))
-    again = KeyRing.from_pem(ring.to_pem())
+    ring = ReceivingKeys(tuple(map(locked, entries) if encrypt else entries))
+    again = ReceivingKeys.from_pem(ring.to_pem())
     assert again.is_encrypted == encrypt
     assert [(entry.kem, entry.fingerprint, entry.made, entry.not_after) for entry in again.entries] == [
         (kem, key.fingerprint, NOW + at, NOW * at) for at, key in enumerate(keys)
@@ -62,7 +62,7 @@ def test_keys_come_back_with_their_dates(kem: str, encrypt: bool) -> None:
 
 def test_an_encrypted_key_shows_no_secret_and_does_not_work() -> None:
     """The file holds no seed, its facts are readable, and using it without the passphrase is our own error."""
-    entry = KeyRing.from_pem(locked(KeyEntry.of(OLD, made=NOW)).to_pem()).newest
+    entry = ReceivingKeys.from_pem(locked(KeyEntry.of(OLD, made=NOW)).to_pem()).newest
     assert OLD.stored not in base64.b64decode(b"".join(entry.to_pem().splitlines()[1:-1]))
     assert entry.fingerprint == OLD.fingerprint
     with pytest.raises(ConfigurationError) as caught:
@@ -87,7 +87,7 @@ def test_what_stands_beside_a_secret_is_bound_to_it(change: dict[str, object]) -
 
 def test_the_header_of_an_envelope_finds_its_key() -> None:
     """Whichever of the keys it is sealed to; none of them is a refusal of the message."""
-    ring = KeyRing.of(NEW, OLD)
+    ring = ReceivingKeys.of(NEW, OLD)
     assert ring.find([b"x" * 32, OLD.fingerprint], NOW).opened is OLD
     assert ring.newest.opened is NEW
     with pytest.raises(MessageError) as caught:
@@ -97,13 +97,13 @@ def test_the_header_of_an_envelope_finds_its_key() -> None:
 
 def test_a_key_past_its_end_opens_nothing() -> None:
     """To the second; the error names the key and the day, and the other keys go on."""
-    ring = KeyRing((KeyEntry.of(NEW), replace(KeyEntry.of(OLD), not_after=NOW)))
+    ring = ReceivingKeys((KeyEntry.of(NEW), replace(KeyEntry.of(OLD), not_after=NOW)))
     assert ring.find([OLD.fingerprint], NOW).opened is OLD
     with pytest.raises(ConfigurationError, match=f"{OLD.fingerprint.hex()[:16]}.*{day(NOW)}") as caught:
         ring.find([OLD.fingerprint], NOW + 1)
     assert caught.value.reason == "key_expired"
     assert [entry.opened for entry in ring.current(NOW + 1).entries] == [NEW]
-    alone = KeyRing((replace(KeyEntry.of(OLD), not_after=NOW),))
+    alone = ReceivingKeys((replace(KeyEntry.of(OLD), not_after=NOW),))
     with pytest.raises(ConfigurationError) as none_left:
         alone.current(NOW + 1)
     assert none_left.value.reason == "key_expired"
@@ -111,7 +111,7 @@ def test_a_key_past_its_end_opens_nothing() -> None:
 
 def test_rotation_puts_a_new_key_in_front_and_ends_the_former() -> None:
     """An end that was set before is never moved to a later day, and dates grow though the clock goes back."""
-    ring = KeyRing.of(OLD).rotated(NEW, now=NOW, not_after=NOW + 100)
+    ring = ReceivingKeys.of(OLD).rotated(NEW, now=NOW, not_after=NOW + 100)
     assert [(entry.fingerprint, entry.made, entry.not_after) for entry in ring.entries] == [
         (NEW.fingerprint, NOW, 0),
         (OLD.fingerprint, 0, NOW + 100),
@@ -122,17 +122,17 @@ def test_rotation_puts_a_new_key_in_front_and_ends_the_former() -> None:
         (NEW.fingerprint, NOW, NOW + 900),
         (OLD.fingerprint, 0, NOW + 100),
     ]
-    forever = KeyRing.of(OLD).rotated(NEW, now=NOW, not_after=0)
+    forever = ReceivingKeys.of(OLD).rotated(NEW, now=NOW, not_after=0)
     assert forever.entries[1].not_after == 0
 
 
 def test_pruning_removes_what_has_ended_and_never_the_newest() -> None:
     """A ring is never empty, whatever its dates."""
-    ring = KeyRing.of(OLD).rotated(NEW, now=NOW, not_after=NOW + 100)
+    ring = ReceivingKeys.of(OLD).rotated(NEW, now=NOW, not_after=NOW + 100)
     assert ring.pruned(NOW + 100)[1] == ()
     kept, gone = ring.pruned(NOW + 101)
     assert ([entry.opened for entry in kept.entries], [entry.opened for entry in gone]) == ([NEW], [OLD])
-    alone = KeyRing((replace(KeyEntry.of(OLD), not_after=NOW),))
+    alone = ReceivingKeys((replace(KeyEntry.of(OLD), not_after=NOW),))
     assert alone.pruned(NOW + 1) == (alone, ())
 
 
@@ -155,9 +155,9 @@ def test_structures_are_held_to_their_form() -> None:
     """Other counts, dates of other lengths or beyond all time, another half, names that are none: refused."""
     kem, date = KEM.encode(), NOW.to_bytes(8, "big")
     good = (b"private", kem, OLD.stored, OLD.fingerprint, date, date)
-    assert KeyRing.from_pem(v2(*good)).newest.not_after == NOW
+    assert ReceivingKeys.from_pem(v2(*good)).newest.not_after == NOW
     lock = (b"encrypted", kem, OLD.fingerprint, date, date, b"argon2id")
-    assert KeyRing.from_pem(v2(*lock, label=ENCRYPTED_LABEL)).newest.fingerprint == OLD.fingerprint
+    assert ReceivingKeys.from_pem(v2(*lock, label=ENCRYPTED_LABEL)).newest.fingerprint == OLD.fingerprint
     for items, label in (
         (good[:-1], PRIVATE_LABEL),
         ((*good, b""), PRIVATE_LABEL),
@@ -182,7 +182,7 @@ def test_structures_are_held_to_their_form() -> None:
 def test_noise_is_our_own_error(data: bytes, label: str) -> None:
     """No bytes in a block make it raise anything else."""
     with pytest.raises(ConfigurationError):
-        KeyRing.from_pem(armour.encode(label, data))
+        ReceivingKeys.from_pem(armour.encode(label, data))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 255))
@@ -192,7 +192,7 @@ def test_a_changed_encrypted_key_never_opens(position: int, flip: int) -> None:
     data = bytearray(armour.decode(LOCKED, ENCRYPTED_LABEL, max_bytes=10_000))
     data[position % len(data)] ^= flip
     with pytest.raises(ConfigurationError):
-        KeyRing.from_pem(armour.encode(ENCRYPTED_LABEL, bytes(data))).newest.unlocked(PASSPHRASE)
+        ReceivingKeys.from_pem(armour.encode(ENCRYPTED_LABEL, bytes(data))).newest.unlocked(PASSPHRASE)
 
 
 LOCKED = locked(KeyEntry.of(OLD, made=NOW)).to_pem()
@@ -205,8 +205,8 @@ RECORDED = json.loads((Path(__file__).parents[2] / "vectors" / "receiving_key" /
 def test_recorded_files_open_or_are_refused_as_they_say(vector: dict[str, Any]) -> None:
     """What was written once is read by every later version, and refused for the same reason."""
 
-    def opened() -> KeyRing:
-        ring = KeyRing.from_pem(vector["file"].encode())
+    def opened() -> ReceivingKeys:
+        ring = ReceivingKeys.from_pem(vector["file"].encode())
         return ring.mapped(lambda entry: entry.unlocked((vector["passphrase"] or "").encode()))
 
     if "error" in vector:
