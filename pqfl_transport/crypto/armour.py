@@ -11,7 +11,8 @@ MAX_PEM_BYTES = 4 << 20
 """Room for the largest keys of code-based families; those of the usual rows take two kilobytes."""
 _LINE = 64
 # No dash inside a block, so that a search never runs past the block that it began in.
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,80})-----\r?\n([A-Za-z0-9+/=\s]*)-----END \1-----")
+_LABEL = rb"[A-Z0-9]{1,80}(?:[ -][A-Z0-9]{1,80}){0,9}"
+_BLOCK = re.compile(rb"-----BEGIN (" + _LABEL + rb")-----\r?\n([A-Za-z0-9+/=\s]*)-----END \1-----")
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,9 +287,10 @@ def test_the_blocking_client_does_the_same_without_a_loop(federation: Federation
         thread.join(20)
 
 
-def test_a_site_with_encrypted_keys_runs(federation: Federation, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_site_with_encrypted_keys_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the passphrase, with a file of it, with the variable; without any, it says which file is meant."""
     monkeypatch.delenv("PQFL_PASSPHRASE", raising=False)
+    federation = make_federation(tmp_path / "fed", sites=())
     federation.authority.issue(
         profile="site", name="bank-x", out=federation.site("bank-x"), passphrase=b"correct horse battery"
     )  # fmt: skip

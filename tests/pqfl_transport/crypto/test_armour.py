@@ -12,7 +12,7 @@ from pqfl_transport.crypto import armour
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.authority import create_root
 
-LABELS = st.sampled_from(["PQFL RECEIVING PUBLIC KEY", "PRIVATE KEY", "X"])
+LABELS = st.sampled_from(["PQFL RECEIVING PUBLIC KEY", "PQFL PRE-SHARED KEY", "X"])
 
 
 @given(st.lists(st.tuples(LABELS, st.binary(max_size=300)), min_size=1, max_size=5))
