@@ -57,8 +57,13 @@ class AggregatorGuard:
     """Sees to it that updates are sealed, signed by who sends them, and for the round that is open."""
 
     def __init__(
-        self, roster: Roster, policy: Policy, rules: Sequence[Rule] = (), clock: Callable[[], float] = time.time
+        self,
+        roster: Roster,
+        policy: Callable[[], Policy],
+        rules: Sequence[Rule] = (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``policy`` gives the one of the moment: an update in flight is cut where its suite is withdrawn."""
         self._roster, self._policy, self._clock = roster, policy, clock
         self._rules = tuple(rules) or _RULES
         self._known: _Known | None = None
@@ -82,10 +87,15 @@ class AggregatorGuard:
         sender = self._sender(prologue.header, session)
         self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request.content_length)
         await self._check_round(prologue.header, session)
-        await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy)
+        await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy())
         counter = _Counter(envelope_bytes(prologue) - len(prologue.raw))
         counter(rest)
-        return Admitted(prefix=prologue.raw + rest, watch=counter)
+
+        def watch(piece: bytes) -> None:
+            self._policy().require_content_suite(prologue.header.suite)
+            counter(piece)
+
+        return Admitted(prefix=prologue.raw + rest, watch=watch)
 
     def status_of(self, error: PqflError) -> int:
         """Return the status of `pqfl_transport.problems`."""
@@ -98,7 +108,7 @@ class AggregatorGuard:
             )
         if not session.peer.post_quantum:
             raise MessageError("an update passes over a post-quantum connection only", reason="classical_channel")
-        self._policy.require_content_suite(header.suite)
+        self._policy().require_content_suite(header.suite)
         return self._roster.party(header.sender)
 
     def _check_address(self, prologue: Prologue, round_: int, envelope_id: bytes, length_bytes: int | None) -> None:

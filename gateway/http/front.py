@@ -32,6 +32,7 @@ from gateway.metrics import ListenerMetrics
 from gateway.tcp import Scratch
 from pqfl_transport import problems
 from pqfl_transport.errors import PlatformError, PqflError, TransportError
+from pqfl_transport.policy import Policy
 from pqfl_transport.tls.engine import TlsEngine
 from pqfl_transport.tls.peers import PeerFacts
 
@@ -65,11 +66,19 @@ class HttpFront:
     """Serves all connections of a listener in HTTP mode."""
 
     def __init__(
-        self, config: ListenerConfig, scratch: Scratch, *, dial: Dial, refused: Refused, counts: ListenerMetrics
+        self,
+        config: ListenerConfig,
+        scratch: Scratch,
+        *,
+        dial: Dial,
+        refused: Refused,
+        counts: ListenerMetrics,
+        policy: Callable[[], Policy] | None = None,
     ) -> None:
+        """``policy`` gives the one of the moment, which may be tightened while requests are under way."""
         self._config, self._scratch = config, scratch
         self._dial, self._refused, self._counts = dial, refused, counts
-        self._guard = _guard(config)
+        self._guard = _guard(config, policy or (lambda: config.tls.policy))
         self._own = config.tls.own.name
         self._server = web.Server(
             self._handle, access_log=None, logger=_silent,
@@ -224,11 +233,11 @@ def _url(request: web.BaseRequest) -> URL:
     return URL(f"http://backend{request.raw_path}", encoded=True)
 
 
-def _guard(config: ListenerConfig) -> Guard:
+def _guard(config: ListenerConfig, policy: Callable[[], Policy]) -> Guard:
     rules = config.http
     if rules.profile is Profile.FLOWER:
         return FlowerGuard(rules.allow)
     if rules.profile is Profile.AGGREGATOR:
         assert rules.roster is not None  # noqa: S101 -- the configuration saw to it
-        return AggregatorGuard(rules.roster, config.tls.policy, rules.allow)
+        return AggregatorGuard(rules.roster, policy, rules.allow)
     return Plain(rules.allow)

@@ -5,9 +5,9 @@ in it adds a name to a set, and one that was taken away comes back by no other e
 
 What an entry takes away. Its name means every row and content suite that bears it or has it as an alias. A name in
 a policy's set goes with it where it *rests on* one of them (`algorithms.foundation`): a broken ML-KEM-768 takes
-X25519MLKEM768 along, and every envelope whose key is wrapped by it. A hybrid rests on its post-quantum half alone. Where
-X25519 is broken, X25519MLKEM768 is as good as ML-KEM-768 and stays; where ML-KEM-768 is, what is left is a classical
-group, which is not what it was listed for, and it goes. To withdraw a hybrid as such, its own name is written.
+X25519MLKEM768 along, and every envelope whose key is wrapped by it. A hybrid rests on its post-quantum half alone:
+where X25519 is broken, X25519MLKEM768 is as good as ML-KEM-768 and stays; where ML-KEM-768 is, what is left is a
+classical group, which is not what it was listed for, and it goes. Who means a hybrid as such writes its own name.
 
 An advisory that is past its end goes on taking away what it did: what is broken does not mend because nobody wrote
 a newer list. It is *stale* then, which is said wherever it is in force.
