@@ -11,11 +11,13 @@ from typing import Any
 
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.address import Address
-from pqfl_transport.policy import SecurityLevel, for_level
+from pqfl_transport.pki.ruling import load_policy
+from pqfl_transport.policy import Policy, SecurityLevel, for_level
 
 DEFAULT_DEADLINE_SECONDS = 3600
 DEFAULT_ATTEMPTS = 3
 DEFAULT_UPLOAD_IDLE_SECONDS = 30
+DEFAULT_RELOAD_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class RoundsConfig:
     """Seconds after which an upload that sends nothing is cut off."""
     level: SecurityLevel | None = None
     """When given, the roster has to be of this level."""
+    policy: Policy | None = None
+    """Worked under instead of the policy of the roster's level."""
+    no_aes: bool = False
+    """Whether this machine has no AES instructions: ChaCha20-Poly1305 is then preferred for the key wrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,10 @@ class AggregatorConfig:
     initial_model: Path
     """``.npz`` or ``.safetensors``: model version 0."""
     rounds: RoundsConfig
+    advisory: Path | None = None
+    """The federation's current advisory; read again on HUP and by the clock."""
+    reload_seconds: float = DEFAULT_RELOAD_SECONDS
+    """How often the advisory is read again."""
 
 
 def load_config(path: Path) -> AggregatorConfig:
@@ -76,6 +86,8 @@ def load_config(path: Path) -> AggregatorConfig:
         audit=aggregator.path("audit"),
         initial_model=model.path("initial"),
         rounds=_rounds(_Section(path, document, "rounds")),
+        advisory=aggregator.optional_path("advisory"),
+        reload_seconds=aggregator.number("reload_seconds", DEFAULT_RELOAD_SECONDS, least=1),
     )
     aggregator.finish()
     model.finish()
@@ -99,6 +111,11 @@ def _rounds(section: "_Section") -> RoundsConfig:
         parsed_level = for_level(level).level if level is not None else None
     except PqflError as error:
         raise ConfigurationError(f"{section.file}: rounds.level: {error}") from error
+    word = section.optional_text("policy")
+    try:
+        policy = None if word is None else load_policy(word, folder=section.file.parent)
+    except PqflError as error:
+        raise type(error)(f"{section.file}: rounds.policy: {error}", reason=error.reason) from error
     rounds = RoundsConfig(
         count=int(section.number("count", least=1, whole=True)),
         quorum=int(section.number("quorum", least=1, whole=True)),
@@ -106,6 +123,8 @@ def _rounds(section: "_Section") -> RoundsConfig:
         attempts=int(section.number("attempts", DEFAULT_ATTEMPTS, least=1, whole=True)),
         upload_idle_seconds=section.number("upload_idle_seconds", DEFAULT_UPLOAD_IDLE_SECONDS),
         level=parsed_level,
+        policy=policy,
+        no_aes=section.switch("no_aes"),
     )
     section.finish()
     return rounds
@@ -140,6 +159,16 @@ class _Section:
         if value is None and default is not None:
             return default
         return self.file.parent / self.text(key)
+
+    def optional_path(self, key: str) -> Path | None:
+        value = self.optional_text(key)
+        return None if value is None else self.file.parent / value
+
+    def switch(self, key: str) -> bool:
+        value = self._take(key)
+        if value is not None and not isinstance(value, bool):
+            raise self._error(key, f"is {value!r}; expected true or false")
+        return bool(value)
 
     def number(self, key: str, default: float | None = None, *, least: float = 0.001, whole: bool = False) -> float:
         value = self._take(key)

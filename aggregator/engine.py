@@ -9,6 +9,10 @@ forgotten. A round that misses its quorum or cannot be averaged is opened again,
 as the configuration says; after that the run has failed. Finished or failed, the engine goes on answering: sites have
 to fetch the last model, or learn that there will be none.
 
+Where an advisory tightens the policy, `Engine.adopt` ends at once what rests on a withdrawn suite: an open round is
+opened again under the next suite, with a new key and challenge, nothing that was accepted in it is averaged, and the
+current model is sealed again.
+
 Version 0 is the initial model; round N starts from version N - 1 and makes version N.
 """
 
@@ -23,19 +27,21 @@ from typing import Any
 
 from aggregator.config import RoundsConfig
 from aggregator.intake import Accepted, Collecting, Intake, Upload
-from aggregator.rounds import Move, Round, Terms
+from aggregator.rounds import Move, Round, State, Terms
 from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.fedavg import Weights, federated_average, require_averageable
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema
 from pqfl_transport.aggregation.round_document import sign_round_document as sign
+from pqfl_transport.algorithms import ContentSuite
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
-from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError, RoundError
+from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PolicyError, PqflError, RoundError
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
 CHALLENGE_BYTES = 32
@@ -63,6 +69,7 @@ class _Model:
     """A global model that was sealed and stored."""
 
     version: int
+    suite: str
     weights: Weights
     digest: bytes
     plaintext_bytes: int
@@ -80,6 +87,7 @@ class Engine:
         self._policy = setup.member.policy
         sites = setup.member.parties(Role.SITE)
         self._sites = tuple(str(party.id) for party in sites)
+        self._signatures = {party.signing_key.algorithm for party in sites}
         self._recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
         self.crypto = Stopwatch()
         self._intake = Intake(self._roster, self._policy, setup.clock, self.crypto)
@@ -89,6 +97,11 @@ class Engine:
         self._collecting: Collecting | None = None
         self._changed = asyncio.Event()
         self._arrived = asyncio.Event()
+        self._publishing = asyncio.Lock()
+        self._suites: dict[int, str] = {}
+        self._closed: PolicyError | None = None
+        if sites:
+            _ = self._round_suite, self._model_suite
         self.accepted = 0
         self.refusals: dict[str, int] = {}
 
@@ -111,6 +124,7 @@ class Engine:
 
     async def signed_document(self, nonce: str) -> bytes:
         """Return the round document for this nonce. Raises ``PlatformError`` (``not_ready``) before the first round."""
+        self._require_policy()
         document = self._document(nonce)
         return await asyncio.to_thread(self._sign, document)
 
@@ -140,9 +154,43 @@ class Engine:
         self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
         self._record(EventKind.REFUSAL, reason=error.reason, detail=str(error), **facts)
 
+    async def adopt(self, policy: Policy, **facts: object) -> None:
+        """Work under another policy from now on; ``facts`` say why.
+
+        What rests on a content suite that is not listed any more ends now. Where nothing is listed that the sites' keys
+        fit, the run is closed (`close`).
+        """
+        old, self._policy = self._policy, policy
+        self._intake.use(policy)
+        self._record(EventKind.POLICY, old=old.name, new=policy.name, **facts)
+        try:
+            _ = self._round_suite, self._model_suite
+            self._end_round_if_withdrawn()
+            await self._seal_again_if_withdrawn()
+        except PolicyError as error:
+            self.close(error)
+
+    def close(self, error: PolicyError) -> None:
+        """End the run because nothing is left to work with: no round document and no model is given out any more."""
+        if self._closed is None:
+            self._closed = error
+            self._record(EventKind.POLICY, old=self._policy.name, new="none", why=str(error))
+            self._end_round_if_withdrawn()
+
     def model_path(self, version: int) -> Path:
-        """Return the file of a sealed model. Raises ``MessageError`` (``unknown_model``)."""
-        return self._setup.store.find(version)
+        """Return the file of a sealed model.
+
+        Raises ``MessageError`` (``unknown_model``), ``PlatformError`` (``not_ready``) while the current one is sealed
+        again, ``PolicyError`` (``content_suite``) for an earlier one whose suite is not allowed any more.
+        """
+        self._require_policy()
+        path = self._setup.store.find(version)
+        suite = self._suites.get(version)
+        if suite is not None and not self._allows(suite) and self._model is not None and version == self._model.version:
+            raise PlatformError("the model is being sealed again; ask again", reason="not_ready")
+        if suite is not None:
+            self._policy.require_content_suite(suite)
+        return path
 
     def progress(self) -> dict[str, Any]:
         """Return what watchers of a round are told: its number, its state, how many updates are in."""
@@ -180,14 +228,22 @@ class Engine:
 
     async def _run_round(self, number: int) -> None:
         self._number = number
-        for attempt in range(1, self._setup.rounds.attempts + 1):
+        attempt = 1
+        while attempt <= self._setup.rounds.attempts:
+            self._require_policy()
+            await self._seal_again_if_withdrawn()
             collecting = await self._open(attempt)
             move = await self._collect(collecting.round)
             # From here on nothing can be opened any more: the round's private key is forgotten.
             self._collecting = None
-            collecting.round.move(move)
+            if move is not Move.WITHDRAWN:
+                collecting.round.move(move)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
             self._enter(RoundState.AGGREGATING)
+            if move is Move.WITHDRAWN:
+                # No attempt of the sites': they had no chance to complete it.
+                continue
+            attempt += 1
             if move is Move.SHORT_AT_DEADLINE:
                 continue
             try:
@@ -196,7 +252,11 @@ class Engine:
                 collecting.round.move(Move.ABORTED)
                 self._record(EventKind.ROUND, round=number, move="aborted", reason=error.reason, detail=str(error))
                 continue
-            await self._publish(averaged, number)
+            if not await self._publish(averaged, number, under=collecting.round.terms.suite):
+                collecting.round.move(Move.WITHDRAWN)
+                attempt -= 1
+                self._record(EventKind.ROUND, round=number, move="withdrawn", updates=len(collecting.round.updates))
+                continue
             collecting.round.move(Move.AVERAGED)
             return
         raise RoundError(
@@ -206,13 +266,14 @@ class Engine:
 
     async def _open(self, attempt: int) -> Collecting:
         rounds, model = self._setup.rounds, self._published()
-        receiving_key = await asyncio.to_thread(ReceivingKey.generate, self._policy.content_suite.kem)
+        suite = self._round_suite
+        receiving_key = await asyncio.to_thread(ReceivingKey.generate, suite.kem)
         deadline = self._setup.clock() + rounds.deadline_seconds
         terms = Terms(
             federation=self._roster.federation,
             number=self._number,
             challenge=secrets.token_bytes(CHALLENGE_BYTES),
-            suite=self._policy.content_suite.id,
+            suite=suite.id,
             base_digest=model.digest,
             receiving_fingerprint=receiving_key.fingerprint,
             max_plaintext_bytes=model.plaintext_bytes + _METADATA_BYTES,
@@ -227,12 +288,17 @@ class Engine:
             base_model=model.digest.hex(), receiving_key=receiving_key.fingerprint.hex(),
         )  # fmt: skip
         self._enter(RoundState.COLLECTING)
-        return self._collecting
+        collecting = self._collecting
+        # The policy may have been tightened while the key was made.
+        self._end_round_if_withdrawn()
+        return collecting
 
     async def _collect(self, round_: Round) -> Move:
         while True:
             self._arrived.clear()
             now = self._setup.clock()
+            if round_.state is State.FAILED:
+                return Move.WITHDRAWN
             if move := round_.due(now):
                 return move
             try:
@@ -246,16 +312,64 @@ class Engine:
         updates = [update for _, update in sorted(collecting.round.updates.items())]
         return federated_average(collecting.base, updates)
 
-    async def _publish(self, weights: Weights, version: int) -> None:
-        model = await asyncio.to_thread(self._seal, weights, version)
+    async def _publish(self, weights: Weights, version: int, *, under: str | None = None) -> bool:
+        """Seal and announce a model; False, and nothing announced, where the suite it came in ``under`` has gone."""
+        async with self._publishing:
+            model = await asyncio.to_thread(self._seal, weights, version, self._model_suite.id)
+            while not self._allows(model.suite):
+                self._require_policy()
+                model = await asyncio.to_thread(self._seal, weights, version, self._model_suite.id)
+            if under is not None and not self._allows(under):
+                return False
+            self._announce(model)
+            return True
+
+    async def _seal_again_if_withdrawn(self) -> None:
+        async with self._publishing:
+            while self._model is not None and not self._allows(self._model.suite):
+                self._require_policy()
+                model = self._model
+                suite = self._model_suite.id
+                self._announce(await asyncio.to_thread(self._seal, model.weights, model.version, suite))
+
+    def _announce(self, model: _Model) -> None:
         self._model = model
+        self._suites[model.version] = model.suite
+        version = model.version
         self._record(EventKind.MODEL, version=version, digest=model.digest.hex(), plaintext_bytes=model.plaintext_bytes)
 
-    def _seal(self, weights: Weights, version: int) -> _Model:
+    def _end_round_if_withdrawn(self) -> None:
+        collecting = self._collecting
+        if collecting is not None and not self._allows(collecting.round.terms.suite):
+            # From here on every upload in flight is refused, and the private key is forgotten.
+            self._collecting = None
+            collecting.round.move(Move.WITHDRAWN)
+            self._enter(RoundState.AGGREGATING)
+            self._arrived.set()
+
+    def _allows(self, suite: str) -> bool:
+        return self._closed is None and suite in self._policy.content_suites
+
+    def _require_policy(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+
+    @property
+    def _round_suite(self) -> ContentSuite:
+        """What updates are sealed with: the sites sign, and the key is made to fit."""
+        return self._policy.suite_for(" and ".join(sorted(self._signatures)))
+
+    @property
+    def _model_suite(self) -> ContentSuite:
+        """What models are sealed with: this end signs, and the keys of the sites are those of the roster."""
+        kems = " and ".join(sorted({recipient.kem for recipient in self._recipients}))
+        return self._policy.suite_for(self._setup.member.identity.key.algorithm, kems)
+
+    def _seal(self, weights: Weights, version: int, suite: str) -> _Model:
         digest = model_digest(weights)
         identity = self._setup.member.identity
         parameters = EnvelopeParameters(
-            suite=self._policy.content_suite.id,
+            suite=suite,
             federation=self._roster.federation,
             sender=str(identity.id),
             direction="model",
@@ -267,7 +381,7 @@ class Engine:
             envelope = seal_weights(weights, parameters, self._recipients, identity.key)
         self._setup.store.save(version, [envelope])
         rows = tuple(TensorSchema(*row) for row in schema(weights))
-        return _Model(version, weights, digest, TensorLayout.of(weights).total_bytes, rows)
+        return _Model(version, suite, weights, digest, TensorLayout.of(weights).total_bytes, rows)
 
     def _document(self, nonce: str) -> RoundDocument:
         model, collecting = self._published(), self._collecting
@@ -279,7 +393,7 @@ class Engine:
             federation=self._roster.federation,
             round=self._number,
             state=self._state,
-            suite=self._policy.content_suite.id,
+            suite=self._round_suite.id if terms is None else terms.suite,
             challenge=b"" if terms is None else terms.challenge,
             receiving_key=b"" if collecting is None else collecting.receiving_key.public.to_bytes(),
             model_version=model.version,

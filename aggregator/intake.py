@@ -60,6 +60,10 @@ class Intake:
     def __init__(self, roster: Roster, policy: Policy, clock: Callable[[], float], crypto: Stopwatch) -> None:
         self._roster, self._policy, self._clock, self._crypto = roster, policy, clock, crypto
 
+    def use(self, policy: Policy) -> None:
+        """Judge by another policy from now on, uploads in flight included."""
+        self._policy = policy
+
     async def take(self, upload: Upload, collecting: Collecting) -> Accepted:
         """Take an upload to its end. Raises ``MessageError``, ``RoundError`` or ``PolicyError`` with the reason."""
         prologue, rest = await _read_prologue(upload.body)
@@ -76,7 +80,9 @@ class Intake:
             plaintext = await self._open(prologue, rest, upload.body, sender, collecting.receiving_key)
             codec, base = prologue.header.codec, collecting.base
             update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, codec, sender, base))
-            # Waiting for the body took time: the sender may have been struck off, the deadline may have passed.
+            # Waiting for the body took time: the sender may have been struck off, the deadline may have passed, the
+            # suite may have been withdrawn.
+            self._policy.require_content_suite(prologue.header.suite)
             self._roster.party(prologue.header.sender)
             return Accepted(round_.commit(reservation, update), update.samples, again=False)
         finally:

@@ -99,18 +99,7 @@ def _listener(config: ListenerConfig, now: float) -> ListenerConfig:
 
 def _why(listener: ListenerConfig, known: ListenerConfig | None) -> dict[str, Any]:
     advised = listener.advised
-    if advised is None:
-        lifted = known is not None and known.advised is not None
-        return {"why": "no advisory is configured any more" if lifted else "the configuration says another policy"}
-    gone = {f"{change.set}: {name}" for change in advised.changes for name in set(change.old) - set(change.new)}
-    sentences = dict.fromkeys(change.why for change in advised.changes)
-    if advised.stale:
-        sentences[f"advisory {advised.advisory.number} is past its end and goes on counting; get the current one"] = (
-            None
-        )
-    return {
-        "advisory": advised.advisory.number,
-        "withdrawn": ", ".join(sorted(gone)) or None,
-        "stale": advised.stale or None,
-        "why": "; ".join(sentences) or f"advisory {advised.advisory.number} takes nothing away now",
-    }
+    if advised is not None:
+        return advised.facts()
+    lifted = known is not None and known.advised is not None
+    return {"why": "no advisory is configured any more" if lifted else "the configuration says another policy"}

@@ -104,6 +104,20 @@ class Advised:
     changes: tuple[Change, ...]
     stale: bool
 
+    def facts(self) -> dict[str, object]:
+        """Return what to record of it: the advisory's number, what it took away, and why."""
+        gone = sorted(f"{one.set}: {name}" for one in self.changes for name in set(one.old) - set(one.new))
+        sentences = list(dict.fromkeys(change.why for change in self.changes))
+        number = self.advisory.number
+        if not sentences:
+            sentences.append(f"advisory {number} takes nothing away now")
+        if self.stale:
+            sentences.append(f"advisory {number} is past its end and goes on counting; get the current one")
+        return {
+            "advisory": number, "withdrawn": ", ".join(gone) or None, "stale": self.stale or None,
+            "why": "; ".join(sentences),
+        }  # fmt: skip
+
 
 def advise(base: Policy, advisory: Advisory, now: float) -> Advised:
     """Return what an advisory leaves of a policy now, and all there is to say about it. Raises as `tighten` does."""

@@ -1,0 +1,91 @@
+"""Reading the advisory again, on HUP and by the clock, and telling the engine what it leaves of the policy.
+
+A file that is broken, older or not the root's changes nothing and is said. One that is authentic and leaves nothing to
+work with ends the run: what was withdrawn is not gone on with because there is nothing else.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cryptography import x509
+
+from aggregator.engine import Engine
+from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.errors import CertificateError, PolicyError, PqflError
+from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.membership import Membership, under_policy
+from pqfl_transport.pki.ruling import Ruling
+from pqfl_transport.policy import Policy
+
+_SOON_SECONDS = 0.05
+
+
+class Reloader:
+    """Keeps the policy of one run current. ``reload_seconds`` is how often the file is looked at."""
+
+    def __init__(
+        self, ruling: Ruling, member: Membership, anchors: Sequence[x509.Certificate], reload_seconds: float
+    ) -> None:
+        self._ruling, self._member, self._anchors = ruling, member, anchors
+        self._reload_seconds = reload_seconds
+        self._asked = asyncio.Event()
+        self._failure = ""
+
+    def ask(self) -> None:
+        """Read the advisory again now, and say how that went."""
+        self._failure = ""
+        self._asked.set()
+
+    async def run(self, engine: Engine, audit: AuditLog, log: EventLog) -> None:
+        """Go on until cancelled."""
+        if (advised := self._ruling.advised) is not None:
+            facts = {name: value for name, value in advised.facts().items() if value is not None}
+            audit.event(EventKind.POLICY, old=advised.base.name, new=advised.policy.name, **facts)
+            log.event(EventKind.POLICY.value, old=advised.base.name, new=advised.policy.name, **facts)
+        while True:
+            await self._wait()
+            result, detail = await self.reload(engine)
+            if detail == self._failure and result != "ok":
+                continue
+            self._failure = detail
+            audit.event(EventKind.RELOAD, result=result, detail=detail)
+            log.event(EventKind.RELOAD.value, result=result, detail=detail or None)
+
+    async def reload(self, engine: Engine) -> tuple[str, str]:
+        """Read the advisory again and tell the engine; return ``unchanged``, ``ok`` or ``failed``, and what failed."""
+        before = self._ruling.advised
+        try:
+            policy = await asyncio.to_thread(self._read)
+        except PqflError as error:
+            if isinstance(error, PolicyError):
+                engine.close(error)
+            return "failed", str(error)
+        advised = self._ruling.advised
+        if advised is None or advised == before:
+            return "unchanged", ""
+        facts = {name: value for name, value in advised.facts().items() if value is not None}
+        await engine.adopt(policy, **facts)
+        return "ok", ""
+
+    def _read(self) -> Policy:
+        policy = self._ruling.read()
+        try:
+            under_policy(self._member, self._anchors, policy, now=datetime.now(UTC))
+        except CertificateError as error:
+            if error.reason != "bad_sigalg":
+                # That it expires is no effect of the advisory, and told where it is used.
+                return policy
+            sentence = f"the advisory withdraws what this end itself uses: {error}"
+            raise PolicyError(sentence, reason="withdrawn") from error
+        return policy
+
+    async def _wait(self) -> None:
+        change = self._ruling.seconds_to_change()
+        seconds = self._reload_seconds if change is None else min(self._reload_seconds, max(change, _SOON_SECONDS))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+        except TimeoutError:
+            return
+        self._asked.clear()
