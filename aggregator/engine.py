@@ -27,17 +27,16 @@ from typing import Any
 
 from aggregator.config import RoundsConfig
 from aggregator.intake import Accepted, Collecting, Intake, Upload
+from aggregator.publishing import Model, Publisher
 from aggregator.rounds import Move, Round, State, Terms
 from aggregator.store.models import ModelStore
+from aggregator.suites import Suites
 from pqfl_transport.aggregation.fedavg import Weights, federated_average, require_averageable
-from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema
+from pqfl_transport.aggregation.round_document import RoundDocument, RoundState
 from pqfl_transport.aggregation.round_document import sign_round_document as sign
-from pqfl_transport.algorithms import ContentSuite
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
-from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
-from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
-from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PolicyError, PqflError, RoundError
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
@@ -64,18 +63,6 @@ class Setup:
     clock: Callable[[], float] = time.time
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A global model that was sealed and stored."""
-
-    version: int
-    suite: str
-    weights: Weights
-    digest: bytes
-    plaintext_bytes: int
-    schema: tuple[TensorSchema, ...]
-
-
 class Engine:
     """One run of rounds. Raises ``ConfigurationError`` for a roster or a model that cannot be worked with."""
 
@@ -84,24 +71,19 @@ class Engine:
         _require_usable(setup)
         self._setup = setup
         self._roster = setup.member.roster
-        self._policy = setup.member.policy
         sites = setup.member.parties(Role.SITE)
         self._sites = tuple(str(party.id) for party in sites)
-        self._signatures = {party.signing_key.algorithm for party in sites}
-        self._recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
+        recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
+        signatures = [party.signing_key.algorithm for party in sites]
+        self._suites = Suites(setup.member, zip(signatures, [key.kem for key in recipients], strict=True))
         self.crypto = Stopwatch()
-        self._intake = Intake(self._roster, self._policy, setup.clock, self.crypto)
+        self._models = Publisher(setup.member, recipients, self._suites, setup.store, self.crypto, self._announced)
+        self._intake = Intake(self._roster, self._suites.policy, setup.clock, self.crypto)
         self._state = RoundState.AGGREGATING
         self._number = 1
-        self._model: _Model | None = None
         self._collecting: Collecting | None = None
         self._changed = asyncio.Event()
         self._arrived = asyncio.Event()
-        self._publishing = asyncio.Lock()
-        self._suites: dict[int, str] = {}
-        self._closed: PolicyError | None = None
-        if sites:
-            _ = self._round_suite, self._model_suite
         self.accepted = 0
         self.refusals: dict[str, int] = {}
 
@@ -113,7 +95,7 @@ class Engine:
     async def run(self) -> None:
         """Run all rounds; return when the state is finished or failed."""
         try:
-            await self._publish(self._setup.model, 0)
+            await self._models.publish(self._setup.model, 0)
             for number in range(1, self._setup.rounds.count + 1):
                 await self._run_round(number)
         except PqflError as error:
@@ -124,7 +106,7 @@ class Engine:
 
     async def signed_document(self, nonce: str) -> bytes:
         """Return the round document for this nonce. Raises ``PlatformError`` (``not_ready``) before the first round."""
-        self._require_policy()
+        self._suites.require_any()
         document = self._document(nonce)
         return await asyncio.to_thread(self._sign, document)
 
@@ -160,37 +142,26 @@ class Engine:
         What rests on a content suite that is not listed any more ends now. Where nothing is listed that the sites' keys
         fit, the run is closed (`close`).
         """
-        old, self._policy = self._policy, policy
+        old, self._suites.policy = self._suites.policy, policy
         self._intake.use(policy)
         self._record(EventKind.POLICY, old=old.name, new=policy.name, **facts)
         try:
-            _ = self._round_suite, self._model_suite
+            self._suites.require_fitting()
             self._end_round_if_withdrawn()
-            await self._seal_again_if_withdrawn()
+            await self._models.seal_again_if_withdrawn()
         except PolicyError as error:
             self.close(error)
 
     def close(self, error: PolicyError) -> None:
         """End the run because nothing is left to work with: no round document and no model is given out any more."""
-        if self._closed is None:
-            self._closed = error
-            self._record(EventKind.POLICY, old=self._policy.name, new="none", why=str(error))
+        if self._suites.withdrawn is None:
+            self._suites.withdrawn = error
+            self._record(EventKind.POLICY, old=self._suites.policy.name, new="none", why=str(error))
             self._end_round_if_withdrawn()
 
     def model_path(self, version: int) -> Path:
-        """Return the file of a sealed model.
-
-        Raises ``MessageError`` (``unknown_model``), ``PlatformError`` (``not_ready``) while the current one is sealed
-        again, ``PolicyError`` (``content_suite``) for an earlier one whose suite is not allowed any more.
-        """
-        self._require_policy()
-        path = self._setup.store.find(version)
-        suite = self._suites.get(version)
-        if suite is not None and not self._allows(suite) and self._model is not None and version == self._model.version:
-            raise PlatformError("the model is being sealed again; ask again", reason="not_ready")
-        if suite is not None:
-            self._policy.require_content_suite(suite)
-        return path
+        """Return the file of a sealed model. Raises as `Publisher.path` does."""
+        return self._models.path(version)
 
     def progress(self) -> dict[str, Any]:
         """Return what watchers of a round are told: its number, its state, how many updates are in."""
@@ -208,9 +179,9 @@ class Engine:
             "aggregator": str(self._setup.member.identity.id),
             "rounds": self._setup.rounds.count,
             "quorum": self._setup.rounds.quorum,
-            "policy": self._policy.name,
+            "policy": self._suites.policy.name,
             "roster": self._roster.number,
-            "model_version": None if self._model is None else self._model.version,
+            "model_version": self._models.version,
             "accepted": self.accepted,
             "refusals": self.refusals,
             "crypto_seconds": self.crypto.seconds,
@@ -230,8 +201,8 @@ class Engine:
         self._number = number
         attempt = 1
         while attempt <= self._setup.rounds.attempts:
-            self._require_policy()
-            await self._seal_again_if_withdrawn()
+            self._suites.require_any()
+            await self._models.seal_again_if_withdrawn()
             collecting = await self._open(attempt)
             move = await self._collect(collecting.round)
             # From here on nothing can be opened any more: the round's private key is forgotten.
@@ -252,7 +223,7 @@ class Engine:
                 collecting.round.move(Move.ABORTED)
                 self._record(EventKind.ROUND, round=number, move="aborted", reason=error.reason, detail=str(error))
                 continue
-            if not await self._publish(averaged, number, under=collecting.round.terms.suite):
+            if not await self._models.publish(averaged, number, under=collecting.round.terms.suite):
                 collecting.round.move(Move.WITHDRAWN)
                 attempt -= 1
                 self._record(EventKind.ROUND, round=number, move="withdrawn", updates=len(collecting.round.updates))
@@ -265,8 +236,8 @@ class Engine:
         )
 
     async def _open(self, attempt: int) -> Collecting:
-        rounds, model = self._setup.rounds, self._published()
-        suite = self._round_suite
+        rounds, model = self._setup.rounds, self._models.model
+        suite = self._suites.of_updates
         receiving_key = await asyncio.to_thread(ReceivingKey.generate, suite.kem)
         deadline = self._setup.clock() + rounds.deadline_seconds
         terms = Terms(
@@ -312,79 +283,21 @@ class Engine:
         updates = [update for _, update in sorted(collecting.round.updates.items())]
         return federated_average(collecting.base, updates)
 
-    async def _publish(self, weights: Weights, version: int, *, under: str | None = None) -> bool:
-        """Seal and announce a model; False, and nothing announced, where the suite it came in ``under`` has gone."""
-        async with self._publishing:
-            model = await asyncio.to_thread(self._seal, weights, version, self._model_suite.id)
-            while not self._allows(model.suite):
-                self._require_policy()
-                model = await asyncio.to_thread(self._seal, weights, version, self._model_suite.id)
-            if under is not None and not self._allows(under):
-                return False
-            self._announce(model)
-            return True
-
-    async def _seal_again_if_withdrawn(self) -> None:
-        async with self._publishing:
-            while self._model is not None and not self._allows(self._model.suite):
-                self._require_policy()
-                model = self._model
-                suite = self._model_suite.id
-                self._announce(await asyncio.to_thread(self._seal, model.weights, model.version, suite))
-
-    def _announce(self, model: _Model) -> None:
-        self._model = model
-        self._suites[model.version] = model.suite
-        version = model.version
-        self._record(EventKind.MODEL, version=version, digest=model.digest.hex(), plaintext_bytes=model.plaintext_bytes)
+    def _announced(self, model: Model) -> None:
+        self._record(EventKind.MODEL, version=model.version, digest=model.digest.hex(),
+                     plaintext_bytes=model.plaintext_bytes, suite=model.suite)  # fmt: skip
 
     def _end_round_if_withdrawn(self) -> None:
         collecting = self._collecting
-        if collecting is not None and not self._allows(collecting.round.terms.suite):
+        if collecting is not None and not self._suites.allows(collecting.round.terms.suite):
             # From here on every upload in flight is refused, and the private key is forgotten.
             self._collecting = None
             collecting.round.move(Move.WITHDRAWN)
             self._enter(RoundState.AGGREGATING)
             self._arrived.set()
 
-    def _allows(self, suite: str) -> bool:
-        return self._closed is None and suite in self._policy.content_suites
-
-    def _require_policy(self) -> None:
-        if self._closed is not None:
-            raise self._closed
-
-    @property
-    def _round_suite(self) -> ContentSuite:
-        """What updates are sealed with: the sites sign, and the key is made to fit."""
-        return self._policy.suite_for(" and ".join(sorted(self._signatures)))
-
-    @property
-    def _model_suite(self) -> ContentSuite:
-        """What models are sealed with: this end signs, and the keys of the sites are those of the roster."""
-        kems = " and ".join(sorted({recipient.kem for recipient in self._recipients}))
-        return self._policy.suite_for(self._setup.member.identity.key.algorithm, kems)
-
-    def _seal(self, weights: Weights, version: int, suite: str) -> _Model:
-        digest = model_digest(weights)
-        identity = self._setup.member.identity
-        parameters = EnvelopeParameters(
-            suite=suite,
-            federation=self._roster.federation,
-            sender=str(identity.id),
-            direction="model",
-            round=version,
-            base_model_digest=digest,
-            trailer=True,
-        )
-        with self.crypto.running():
-            envelope = seal_weights(weights, parameters, self._recipients, identity.key)
-        self._setup.store.save(version, [envelope])
-        rows = tuple(TensorSchema(*row) for row in schema(weights))
-        return _Model(version, suite, weights, digest, TensorLayout.of(weights).total_bytes, rows)
-
     def _document(self, nonce: str) -> RoundDocument:
-        model, collecting = self._published(), self._collecting
+        model, collecting = self._models.model, self._collecting
         now = self._setup.clock()
         terms = None if collecting is None else collecting.round.terms
         return RoundDocument(
@@ -393,7 +306,7 @@ class Engine:
             federation=self._roster.federation,
             round=self._number,
             state=self._state,
-            suite=self._round_suite.id if terms is None else terms.suite,
+            suite=self._suites.of_updates.id if terms is None else terms.suite,
             challenge=b"" if terms is None else terms.challenge,
             receiving_key=b"" if collecting is None else collecting.receiving_key.public.to_bytes(),
             model_version=model.version,
@@ -409,11 +322,6 @@ class Engine:
     def _sign(self, document: RoundDocument) -> bytes:
         with self.crypto.running():
             return sign(document, self._setup.member.identity.key)
-
-    def _published(self) -> _Model:
-        if self._model is None:
-            raise PlatformError("the initial model is still being sealed; ask again", reason="not_ready")
-        return self._model
 
     def _enter(self, state: RoundState) -> None:
         self._state = state
