@@ -17,6 +17,7 @@ import ssl as ssl_module
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,13 +27,15 @@ from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.header import LOSSLESS
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import ConfigurationError, MessageError, RoundError
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
 from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
-from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.membership import load_membership, under_policy
+from pqfl_transport.pki.ruling import Ruling, load_policy
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
 __all__ = ["BlockingFederatedClient", "FederatedClient", "Report", "RoundInfo", "Train"]
@@ -48,6 +51,8 @@ _log = logging.getLogger(__name__)
 _NONCE_BYTES = 16
 # The round went on without this update: nothing is wrong with it, and the next round takes another.
 _TOO_LATE = frozenset({"stale", "closed", "wrong_challenge", "expired", "wrong_base_model", "duplicate"})
+# It was opened again because an advisory took its suite away; what it is sealed with next is judged on joining.
+_WITHDRAWN = frozenset({"content_suite", "wrong_suite"})
 _STATE_TAG = "site-state/v1"
 _STATE_FIELDS = {"pqfl": str, "round": int, "roster": int}
 
@@ -76,6 +81,10 @@ class FederatedClient:
     back to an earlier one; a new run of rounds then needs a new file. ``codec`` makes updates smaller at the price of
     precision (`content.codecs`): ``safetensors+bf16``, ``safetensors+int8`` or ``safetensors+topk``.
 
+    ``policy`` is worked under instead of that of the roster's level: a name, a path to a ``.toml`` file, or a `Policy`.
+    ``advisory_path`` is the federation's current advisory, read again before every round; the highest one seen is kept
+    in ``advisory_state_path``, beside it unless given.
+
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
     """
@@ -93,13 +102,26 @@ class FederatedClient:
         retry_seconds: float = DEFAULT_RETRY_SECONDS,
         unsafe_url: bool = False,
         codec: str = LOSSLESS,
+        policy: Policy | str | None = None,
+        advisory_path: Path | str | None = None,
+        advisory_state_path: Path | str | None = None,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
         self._state_path = None if state_path is None else Path(state_path)
         seen_round, seen_roster = _load_state(self._state_path)
         anchors = folder / "ca.pem" if ca_path is None else Path(ca_path)
-        member = load_membership(folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster)
+        chosen = load_policy(policy) if isinstance(policy, str) else policy
+        member = load_membership(
+            folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster, policy=chosen
+        )
+        self._anchors = keystore.load_anchors(anchors)
+        self._ruling = Ruling(
+            member.policy, tuple(keystore.root_keys(self._anchors)), member.roster.federation,
+            None if advisory_path is None else Path(advisory_path),
+            None if advisory_state_path is None else Path(advisory_state_path),
+        )  # fmt: skip
+        member = under_policy(member, self._anchors, self._ruling.read(), now=datetime.now(UTC))
         key = _load_receiving_key(folder / "receiving.key")
         self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round, codec=codec)
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
@@ -163,13 +185,16 @@ class FederatedClient:
         if self._base is None or self._base[0] != info.model_version:
             raise ConfigurationError("fetch the model of this round before submitting to it", reason="not_fetched")
         base = self._base[1]
-        update: SealedUpdate = await self._in_thread(self._participant.seal_update, info, base, weights, samples)
-        self._submitted.add(info.document.challenge)
         try:
+            await self._in_thread(self._keep_policy)
+            update: SealedUpdate = await self._in_thread(self._participant.seal_update, info, base, weights, samples)
+            self._submitted.add(info.document.challenge)
             await self._exchange.send_update(update)
-        except RoundError as error:
-            if error.reason not in _TOO_LATE:
+        except (RoundError, PolicyError, MessageError) as error:
+            late = isinstance(error, RoundError) and error.reason in _TOO_LATE
+            if not late and error.reason not in _WITHDRAWN:
                 raise
+            self._submitted.add(info.document.challenge)
             self._missed += 1
             _log.warning("round %d went on without this update: %s", info.number, error)
             return False
@@ -193,6 +218,7 @@ class FederatedClient:
         nonce = secrets.token_hex(_NONCE_BYTES)
         data = await self._exchange.round_document(nonce)
         seen = self._participant.seen_round
+        await self._in_thread(self._keep_policy)
         info = await self._in_thread(self._participant.judge, data, nonce, time.time())
         roster = self._participant.member.roster
         if info.document.roster_number > roster.number:
@@ -203,6 +229,22 @@ class FederatedClient:
         if self._state_path is not None and self._participant.seen_round > seen:
             _save_state(self._state_path, self._participant.seen_round, roster.number)
         return info
+
+    def _keep_policy(self) -> None:
+        """Read the advisory again. A file that is broken or older changes nothing; one that leaves nothing, raises."""
+        before = self._ruling.policy
+        try:
+            policy = self._ruling.read()
+        except PolicyError:
+            raise
+        except PqflError as error:
+            _log.warning("the advisory changes nothing: %s", error)
+            return
+        if policy != before:
+            participant, advised = self._participant, self._ruling.advised
+            participant.member = under_policy(participant.member, self._anchors, policy, now=datetime.now(UTC))
+            why = "" if advised is None else advised.facts()["why"]
+            _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
 
     async def _train(self, train: Train, weights: Weights, info: RoundInfo) -> Trained:
         with self._training.running():

@@ -4,13 +4,25 @@ from pathlib import Path
 
 import click
 
-from pqfl.commands.reading import PATH, load_receiving_key, load_recipient, named, policy_for, say, sender_of
+from pqfl.commands.reading import (
+    CACERT,
+    PATH,
+    Rules,
+    load_receiving_key,
+    load_recipient,
+    named,
+    policy_for,
+    say,
+    sender_of,
+    with_policy,
+)
 from pqfl_transport.content.files import open_file, seal_file, verify_file
 from pqfl_transport.content.header import CODECS, LOSSLESS
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
 
 _LEVEL = click.Choice([level.value for level in SecurityLevel])
@@ -23,15 +35,19 @@ def key_group() -> None:
 
 @key_group.command("new")
 @click.option("--out", required=True, type=PATH, help="File for the private key; the public one gets .pub behind it.")
-@click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Decides the KEM.")
+@click.option("--level", type=_LEVEL, help=f"Decides the KEM.  [default: {DEFAULT_LEVEL}]")
+@click.option("--policy", metavar="NAME|FILE", help="Instead of --level: the KEM of its first content suite.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def new_key(out: Path, level: str, as_json: bool) -> None:
+def new_key(out: Path, level: str | None, policy: str | None, as_json: bool) -> None:
     """Make a receiving key: FILE (secret, mode 0600) and FILE.pub."""
     public = out.with_name(out.name + ".pub")
     for path in (out, public):
         if path.exists():
             raise ConfigurationError(f"--out {path}: exists already and is not overwritten", reason="exists")
-    key = ReceivingKey.generate(for_level(level).content_suite.kem)
+    if policy is not None and level is not None:
+        raise ConfigurationError(f"--policy {policy} decides the KEM already: leave --level away", reason="two_policies")
+    chosen = for_level(level or DEFAULT_LEVEL) if policy is None else load_policy(policy)
+    key = ReceivingKey.generate(chosen.content_suite.kem)
     keystore.write_secret(out, key.to_pem())
     keystore.write_public(public, key.public.to_pem())
     facts = {"private": str(out), "public": str(public), "kem": key.kem, "fingerprint": key.fingerprint.hex()}
@@ -44,6 +60,8 @@ def new_key(out: Path, level: str, as_json: bool) -> None:
 @click.option("--threshold", type=int, default=0, metavar="T", help="Only T of the readers together can open.")
 @click.option("--trailer", is_flag=True, help="Sign the body too: evidence to third parties.")
 @click.option("--codec", type=click.Choice(CODECS), default=LOSSLESS, help="Smaller, with a bounded loss of precision.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -53,6 +71,9 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     threshold: int,
     trailer: bool,
     codec: str,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -64,9 +85,11 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     """
     sender = keystore.load_signing_identity(identity)
     keys = [load_recipient(path) for path in recipients]
-    policy = policy_for(sender.key.algorithm, keys[0].kem)
+    chosen = Rules(policy, advisory, cacert).apply(
+        lambda: policy_for(sender.key.algorithm, keys[0].kem), federation=sender.id.federation, beside=identity
+    )
     parameters = EnvelopeParameters(
-        suite=policy.content_suite.id,
+        suite=chosen.suite_for(sender.key.algorithm, keys[0].kem).id,
         federation=sender.id.federation,
         sender=str(sender.id),
         direction="file",
@@ -87,13 +110,24 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
 @click.command("open", short_help="Open a sealed file of weights.")
 @click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
-def open_command(key_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path) -> None:
+def open_command(  # noqa: PLR0913, PLR0917 -- one option each
+    key_path: Path,
+    sender_path: Path,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
+    as_json: bool,
+    source: Path,
+    target: Path,
+) -> None:
     """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds."""
     key = load_receiving_key(key_path)
-    sender = sender_of(sender_path, key.public)
+    sender = sender_of(sender_path, key.public, Rules(policy, advisory, cacert), beside=key_path.parent)
     header = named(source, lambda: open_file(source, target, sender=sender, unlock=lambda _prologue: key))
     facts = {"file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes}
     say(facts, f"{target}: signed by {header.sender}, sealed with {header.suite}", as_json=as_json)
@@ -101,11 +135,15 @@ def open_command(key_path: Path, sender_path: Path, as_json: bool, source: Path,
 
 @click.command(short_help="Verify a sealed file without opening it.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
-def verify(sender_path: Path, as_json: bool, source: Path) -> None:
+def verify(
+    sender_path: Path, policy: str | None, advisory: Path | None, cacert: Path | None, as_json: bool, source: Path
+) -> None:
     """Verify who signed an envelope, and its body too where it has a trailer. Needs no secret."""
-    sender = sender_of(sender_path)
+    sender = sender_of(sender_path, rules=Rules(policy, advisory, cacert), beside=sender_path.parent)
     prologue = named(source, lambda: verify_file(source, sender))
     header = prologue.header
     facts = {
