@@ -45,7 +45,7 @@ def new_key(out: Path, level: str | None, policy: str | None, as_json: bool) -> 
         if path.exists():
             raise ConfigurationError(f"--out {path}: exists already and is not overwritten", reason="exists")
     if policy is not None and level is not None:
-        raise ConfigurationError(f"--policy {policy} decides the KEM already: leave --level away", reason="two_policies")
+        raise ConfigurationError(f"--policy {policy} decides the KEM: leave --level away", reason="two_policies")
     chosen = for_level(level or DEFAULT_LEVEL) if policy is None else load_policy(policy)
     key = ReceivingKey.generate(chosen.content_suite.kem)
     keystore.write_secret(out, key.to_pem())
