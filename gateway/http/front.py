@@ -114,15 +114,16 @@ class HttpFront:
     def drain(self) -> None:
         """Finish requests that are being answered, then close their connections; idle ones close at once."""
         for protocol in self._server.connections:
-            protocol.close()
-            if protocol.transport is not None and protocol._current_request is None:  # noqa: SLF001 -- no public word
-                protocol.transport.close()
+            if isinstance(protocol.transport, EngineTransport):
+                self._retire(protocol.transport)
 
     def _retire(self, transport: EngineTransport) -> None:
-        protocol = transport.get_protocol()
-        if isinstance(protocol, web.RequestHandler):
-            protocol.close()
+        protocol, session = transport.get_protocol(), transport.session
+        if isinstance(protocol, web.RequestHandler) and isinstance(session, Session):
+            session.retiring = True
+            # A protocol that was closed takes no more of a body that is still coming, so only an idle one is.
             if protocol._current_request is None:  # noqa: SLF001 -- no public word
+                protocol.close()
                 transport.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -149,6 +150,8 @@ class HttpFront:
             self._refused(failure, session.peer, session.source)
             response = self._problem(failure)
         self._counts.requests[f"{response.status // 100}xx"] += 1
+        if session.retiring:
+            response.force_close()
         return response
 
     async def _forward(
