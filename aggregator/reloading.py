@@ -34,7 +34,6 @@ class Reloader:
 
     def ask(self) -> None:
         """Read the advisory again now, and say how that went."""
-        self._failure = ""
         self._asked.set()
 
     async def run(self, engine: Engine, audit: AuditLog, log: EventLog) -> None:
@@ -44,11 +43,13 @@ class Reloader:
             audit.event(EventKind.POLICY, old=advised.base.name, new=advised.policy.name, **facts)
             log.event(EventKind.POLICY.value, old=advised.base.name, new=advised.policy.name, **facts)
         while True:
-            await self._wait()
+            asked = await self._wait()
             result, detail = await self.reload(engine)
-            if detail == self._failure and result != "ok":
-                continue
+            # The clock comes back again and again: what it finds as before is no news.
+            is_news = result == "ok" or (result == "failed" and detail != self._failure)
             self._failure = detail
+            if not asked and not is_news:
+                continue
             audit.event(EventKind.RELOAD, result=result, detail=detail)
             log.event(EventKind.RELOAD.value, result=result, detail=detail or None)
 
@@ -80,12 +81,14 @@ class Reloader:
             raise PolicyError(sentence, reason="withdrawn") from error
         return policy
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> bool:
+        """Wait for the clock, the advisory's own next change, or somebody who asks; return whether it was the last."""
         change = self._ruling.seconds_to_change()
         seconds = self._reload_seconds if change is None else min(self._reload_seconds, max(change, _SOON_SECONDS))
         try:
             async with asyncio.timeout(seconds):
                 await self._asked.wait()
         except TimeoutError:
-            return
+            return False
         self._asked.clear()
+        return True
