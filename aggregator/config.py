@@ -17,7 +17,7 @@ from pqfl_transport.policy import Policy, SecurityLevel, for_level
 DEFAULT_DEADLINE_SECONDS = 3600
 DEFAULT_ATTEMPTS = 3
 DEFAULT_UPLOAD_IDLE_SECONDS = 30
-DEFAULT_RELOAD_SECONDS = 60
+DEFAULT_RELOAD_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ _NONCE_BYTES = 16
 _TOO_LATE = frozenset({"stale", "closed", "wrong_challenge", "expired", "wrong_base_model", "duplicate"})
 # It was opened again because an advisory took its suite away; what it is sealed with next is judged on joining.
 _WITHDRAWN = frozenset({"content_suite", "wrong_suite"})
+_AHEAD_SECONDS = 0.5
 _STATE_TAG = "site-state/v1"
 _STATE_FIELDS = {"pqfl": str, "round": int, "roster": int}
 
@@ -125,6 +126,7 @@ class FederatedClient:
         key = _load_receiving_key(folder / "receiving.key")
         self._participant = Participant(member, key, aggregator=aggregator, seen_round=seen_round, codec=codec)
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
+        self._retry_seconds = retry_seconds
         self._base: tuple[int, Weights] | None = None
         self._submitted: set[bytes] = set()
         self._missed = 0
@@ -156,10 +158,22 @@ class FederatedClient:
     async def join(self) -> RoundInfo:
         """Wait for a round that takes an update of ours, or for the end of all rounds, and return it.
 
-        Raises ``RoundError`` (``failed``) where the rounds failed, and everything that `Participant.judge` raises.
+        Raises ``RoundError`` (``failed``) where the rounds failed, and everything that `Participant.judge` raises. An
+        aggregator that does not know this site's advisory yet is given ``retry_seconds`` to take it on.
         """
+        give_up: float | None = None
         while True:
-            info = await self._current_round()
+            try:
+                info = await self._current_round()
+            except PolicyError as error:
+                advised = self._ruling.advised
+                ahead = error.reason == "content_suite" and advised is not None and bool(advised.changes)
+                give_up = give_up or time.monotonic() + self._retry_seconds
+                if not ahead or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(_AHEAD_SECONDS)
+                continue
+            give_up = None
             if info.state is RoundState.FAILED:
                 raise RoundError(f"the aggregator gave up in round {info.number}", reason="failed")
             if info.is_finished or (
