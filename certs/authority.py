@@ -258,8 +258,8 @@ class Authority:
     def _private_key(self, path: Path) -> SigningKey:
         if path.name == "root.key" and not path.exists():
             raise ConfigurationError(
-                f"{path}: the root signs the roster, so its private key has to be present while a party is admitted;"
-                " bring it from where it is kept offline",
+                f"{path}: the root signs rosters and advisories, so its private key has to be present while a party is"
+                " admitted or an algorithm withdrawn; bring it from where it is kept offline",
                 reason="missing",
             )
         return keystore.load_signing_key(path)
