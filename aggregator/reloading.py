@@ -5,16 +5,12 @@ work with ends the run: what was withdrawn is not gone on with because there is 
 """
 
 import asyncio
-from collections.abc import Sequence
-from datetime import UTC, datetime
-
-from cryptography import x509
+from collections.abc import Callable
 
 from aggregator.engine import Engine
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.errors import CertificateError, PolicyError, PqflError
 from pqfl_transport.net.logs import EventLog
-from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.policy import Policy
 
@@ -22,13 +18,13 @@ _SOON_SECONDS = 0.05
 
 
 class Reloader:
-    """Keeps the policy of one run current. ``reload_seconds`` is how often the file is looked at."""
+    """Keeps the policy of one run current. ``reload_seconds`` is how often the file is looked at.
 
-    def __init__(
-        self, ruling: Ruling, member: Membership, anchors: Sequence[x509.Certificate], reload_seconds: float
-    ) -> None:
-        self._ruling, self._member, self._anchors = ruling, member, anchors
-        self._reload_seconds = reload_seconds
+    ``require_own`` raises ``CertificateError`` where the aggregator's own certificate does not fit a policy.
+    """
+
+    def __init__(self, ruling: Ruling, require_own: Callable[[Policy], object], reload_seconds: float) -> None:
+        self._ruling, self._require_own, self._reload_seconds = ruling, require_own, reload_seconds
         self._asked = asyncio.Event()
         self._failure = ""
 
@@ -72,7 +68,7 @@ class Reloader:
     def _read(self) -> Policy:
         policy = self._ruling.read()
         try:
-            under_policy(self._member, self._anchors, policy, now=datetime.now(UTC))
+            self._require_own(policy)
         except CertificateError as error:
             if error.reason != "bad_sigalg":
                 # That it expires is no effect of the advisory, and told where it is used.

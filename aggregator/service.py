@@ -21,10 +21,10 @@ from pqfl_transport.errors import RoundError
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.keystore import load_anchors, root_keys
-from pqfl_transport.pki.membership import load_membership, under_policy
+from pqfl_transport.pki.membership import Membership, load_membership, under_policy
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
-from pqfl_transport.policy import Constraints, prefer
+from pqfl_transport.policy import Constraints, Policy, prefer
 
 
 def serve(config: AggregatorConfig, log: EventLog) -> None:
@@ -42,10 +42,14 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     ruling = Ruling(
         base, tuple(root_keys(anchors)), member.roster.federation, config.advisory, config.state / "advisory.seen"
     )
-    member = under_policy(member, anchors, ruling.read(), now=datetime.now(UTC))
+
+    def under(policy: Policy) -> Membership:
+        return under_policy(member, anchors, policy, now=datetime.now(UTC))
+
+    member = under(ruling.read())
     with AuditLog(config.audit, signing_key=member.identity.key) as audit:
         setup = Setup(member, rounds, model, store, audit, log)
-        state = asyncio.run(_serve(config, setup, Reloader(ruling, member, anchors, config.reload_seconds)))
+        state = asyncio.run(_serve(config, setup, Reloader(ruling, under, config.reload_seconds)))
     if state is RoundState.FAILED:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")
 

@@ -165,10 +165,14 @@ def _advised(name: str, values: Values, identity: TlsIdentity, base: Policy, mem
             raise ConfigurationError("--advisory-state needs --advisory", reason="missing")
         return None
     path, now, own = values["advisory"], time.time(), read_certificate(identity.leaf).id
-    advisory = load_advisory(
-        path, root_keys(identity.anchors), federation=None if own is None else own.federation, now=now,
-        seen=memory.advisories.get(name), seen_path=values.get("advisory-state", seen_beside(path)),
-    )  # fmt: skip
+    try:
+        advisory = load_advisory(
+            path, root_keys(identity.anchors), federation=None if own is None else own.federation, now=now,
+            seen=memory.advisories.get(name), seen_path=values.get("advisory-state", seen_beside(path)),
+        )  # fmt: skip
+    except ConfigurationError as error:
+        flag = "--advisory-state" if error.reason == "not_writable" else "--advisory"
+        raise ConfigurationError(f"{flag}: {error}", reason=error.reason) from error
     memory.advisories[name] = Seen(advisory.number, digest_of(advisory))
     return advise(base, advisory, now)
 

@@ -238,6 +238,7 @@ def test_what_was_withdrawn_while_it_was_averaged_is_not_published(federation: F
             site = participant(federation, "bank-a")
             assert (await put(hub.url, make_update(await current_round(hub.url, site), site)))[0] == 201
             hub.pass_deadline()
+            await hub.until(lambda: [event["move"] for event in hub.events("round")].count("open") == 2)
             site.member = replace(site.member, chosen=without(GCM))
             info = await current_round(hub.url, site)
             assert (info.number, info.document.suite, info.model_version) == (1, CHACHA, 0)

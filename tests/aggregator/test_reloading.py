@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from aggregator.reloading import Reloader
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.errors import PolicyError
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.ruling import Ruling
+from pqfl_transport.policy import Policy
 from tests.support.advisories import publish
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import Hub, aggregator
@@ -32,7 +35,11 @@ async def reloading(hub: Hub, federation: Federation, path: Path, seconds: float
     setup = hub.engine._setup
     ruling = Ruling(setup.member.policy, tuple(keystore.root_keys(anchors)), "fed", path)
     ruling.read()
-    reloader = Reloader(ruling, setup.member, anchors, seconds)
+
+    def under(policy: Policy) -> Membership:
+        return under_policy(setup.member, anchors, policy, now=datetime.now(UTC))
+
+    reloader = Reloader(ruling, under, seconds)
     task = asyncio.create_task(reloader.run(hub.engine, setup.audit, setup.log))
     try:
         yield reloader

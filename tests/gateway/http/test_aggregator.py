@@ -245,15 +245,19 @@ async def half_sent(made: Front, hub: Hub, good: Envelope) -> AsyncIterator[Call
         yield finish
 
 
+def withdraw(made: Front, *algorithms: str) -> None:
+    """Reload the listener under an advisory."""
+    config = made.listener.config
+    tls = dataclasses.replace(config.tls, policy=tighten(for_level("high"), advisory(algorithms), 2e9)[0])
+    made.listener.reconfigure(made.listener.prepare(dataclasses.replace(config, tls=tls)))
+
+
 def test_an_update_in_flight_is_cut_where_its_suite_is_withdrawn(federation: Federation, tmp_path: Path) -> None:
     """The rest of it does not pass, the aggregator takes nothing of it, and its sender is told why."""
 
     async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
         async with half_sent(made, hub, await update()) as finish:
-            config = made.listener.config
-            policy, _ = tighten(for_level("high"), advisory(["pqfl/v1/mlkem768x25519-mldsa65"]), 2e9)
-            tightened = dataclasses.replace(config.tls, policy=policy)
-            made.listener.reconfigure(made.listener.prepare(dataclasses.replace(config, tls=tightened)))
+            withdraw(made, "pqfl/v1/mlkem768x25519-mldsa65")
             assert await finish() == (403, "content_suite")
         assert hub.events("update") == []
 
@@ -269,5 +273,20 @@ def test_an_upload_in_flight_survives_a_reload(federation: Federation, tmp_path:
             assert await finish() == (201, "")
             assert (await made.lines.wait_for("connection"))["reason"] == "complete"
         assert len(hub.events("update")) == 1
+
+    play(federation, tmp_path, use)
+
+
+def test_a_request_over_a_withdrawn_group_is_the_last_of_its_connection(federation: Federation, tmp_path: Path) -> None:
+    """It ends well, and the log says why no other one follows."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        async with half_sent(made, hub, await update()) as finish:
+            withdraw(made, "X25519MLKEM768")
+            assert await finish() == (201, "")
+            closed = await made.lines.wait_for("connection")
+            assert (closed["group"], closed["reason"]) == ("X25519MLKEM768", "withdrawn")
+        async with made.client("bank-a") as client, client.get("/v1/status") as answer:
+            assert answer.status == 200
 
     play(federation, tmp_path, use)
