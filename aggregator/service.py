@@ -17,7 +17,7 @@ from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import RoundError
+from pqfl_transport.errors import CertificateError, PolicyError, RoundError
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.keystore import load_anchors, root_keys
@@ -46,7 +46,12 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     def under(policy: Policy) -> Membership:
         return under_policy(member, anchors, policy, now=datetime.now(UTC))
 
-    member = under(ruling.read())
+    try:
+        member = under(ruling.read())
+    except CertificateError as error:
+        # It was verified a moment ago under the policy without the advisory.
+        sentence = f"{config.advisory}: withdraws what this end itself uses: {error}"
+        raise PolicyError(sentence, reason="withdrawn") from error
     with AuditLog(config.audit, signing_key=member.identity.key) as audit:
         setup = Setup(member, rounds, model, store, audit, log)
         state = asyncio.run(_serve(config, setup, Reloader(ruling, under, config.reload_seconds)))
