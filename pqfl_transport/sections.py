@@ -92,6 +92,11 @@ class Section:
             return default
         return self.file.parent / self.text(key)
 
+    def optional_path(self, key: str) -> Path | None:
+        """Return a path, relative to the file's folder, or None where the key is not there."""
+        value = self.optional_text(key)
+        return None if value is None else self.file.parent / value
+
     def number(self, key: str, default: float | None = None, *, least: float = 0.001, whole: bool = False) -> float:
         """Return a number of at least ``least``."""
         value = self._take(key)

@@ -6,8 +6,10 @@ from pathlib import Path
 import click
 
 from pqfl.commands.reading import (
+    CACERT,
     KEYS_OPTION,
     PATH,
+    Rules,
     load_keys,
     load_receiving_key,
     load_recipient,
@@ -15,6 +17,7 @@ from pqfl.commands.reading import (
     policy_for,
     say,
     sender_of,
+    with_policy,
 )
 from pqfl_transport.content.files import open_file, seal_file, verify_file
 from pqfl_transport.content.header import CODECS, LOSSLESS
@@ -25,6 +28,7 @@ from pqfl_transport.content.sealing import EnvelopeParameters
 from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
 from pqfl_transport.extrakeys import load_keys_config, load_ring
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
 from pqfl_transport.qkd import Link
 
@@ -38,15 +42,19 @@ def key_group() -> None:
 
 @key_group.command("new")
 @click.option("--out", required=True, type=PATH, help="File for the private key; the public one gets .pub behind it.")
-@click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Decides the KEM.")
+@click.option("--level", type=_LEVEL, help=f"Decides the KEM.  [default: {DEFAULT_LEVEL}]")
+@click.option("--policy", metavar="NAME|FILE", help="Instead of --level: the KEM of its first content suite.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def new_key(out: Path, level: str, as_json: bool) -> None:
+def new_key(out: Path, level: str | None, policy: str | None, as_json: bool) -> None:
     """Make a receiving key: FILE (secret, mode 0600) and FILE.pub."""
     public = out.with_name(out.name + ".pub")
     for path in (out, public):
         if path.exists():
             raise ConfigurationError(f"--out {path}: exists already and is not overwritten", reason="exists")
-    key = ReceivingKey.generate(for_level(level).content_suite.kem)
+    if policy is not None and level is not None:
+        raise ConfigurationError(f"--policy {policy} decides the KEM: leave --level away", reason="two_policies")
+    chosen = for_level(level or DEFAULT_LEVEL) if policy is None else load_policy(policy)
+    key = ReceivingKey.generate(chosen.content_suite.kem)
     keystore.write_secret(out, key.to_pem())
     keystore.write_public(public, key.public.to_pem())
     facts = {"private": str(out), "public": str(public), "kem": key.kem, "fingerprint": key.fingerprint.hex()}
@@ -98,6 +106,8 @@ def check_keys(keys_path: Path, as_json: bool) -> None:
 @click.option("--codec", type=click.Choice(CODECS), default=LOSSLESS, help="Smaller, with a bounded loss of precision.")
 @KEYS_OPTION
 @click.option("--peer", "peers", multiple=True, metavar="URI", help="With --keys: SPIFFE ID of a reader; repeatable.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -109,6 +119,9 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     codec: str,
     keys_path: Path | None,
     peers: tuple[str, ...],
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -121,9 +134,11 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     """
     sender = keystore.load_signing_identity(identity)
     keys = [load_recipient(path) for path in recipients]
-    policy = policy_for(sender.key.algorithm, keys[0].kem)
+    chosen = Rules(policy, advisory, cacert).apply(
+        lambda: policy_for(sender.key.algorithm, keys[0].kem), federation=sender.id.federation, beside=identity
+    )
     parameters = EnvelopeParameters(
-        suite=policy.content_suite.id,
+        suite=chosen.suite_for(sender.key.algorithm, keys[0].kem).id,
         federation=sender.id.federation,
         sender=str(sender.id),
         direction="file",
@@ -147,15 +162,25 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
 @click.option("--key", "key_path", required=True, type=PATH, help="Private receiving key.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
 @KEYS_OPTION
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
-def open_command(
-    key_path: Path, sender_path: Path, keys_path: Path | None, as_json: bool, source: Path, target: Path
+def open_command(  # noqa: PLR0913, PLR0917 -- one option each
+    key_path: Path,
+    sender_path: Path,
+    keys_path: Path | None,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
+    as_json: bool,
+    source: Path,
+    target: Path,
 ) -> None:
     """Open an envelope into OUT (.npz or .safetensors); nothing is written unless all of it holds."""
     key = load_receiving_key(key_path)
-    sender = sender_of(sender_path, key.public)
+    sender = sender_of(sender_path, key.public, Rules(policy, advisory, cacert), beside=key_path.parent)
     ring = load_keys(keys_path)
     header = named(
         source, lambda: open_file(source, target, sender=sender, unlock=lambda _prologue: key, key_source=ring)
@@ -170,11 +195,15 @@ def open_command(
 
 @click.command(short_help="Verify a sealed file without opening it.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
-def verify(sender_path: Path, as_json: bool, source: Path) -> None:
+def verify(
+    sender_path: Path, policy: str | None, advisory: Path | None, cacert: Path | None, as_json: bool, source: Path
+) -> None:
     """Verify who signed an envelope, and its body too where it has a trailer. Needs no secret."""
-    sender = sender_of(sender_path)
+    sender = sender_of(sender_path, rules=Rules(policy, advisory, cacert), beside=sender_path.parent)
     prologue = named(source, lambda: verify_file(source, sender))
     header = prologue.header
     facts = {

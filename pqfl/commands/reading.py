@@ -1,7 +1,10 @@
 """What the commands on envelopes share: keys and certificates from files, errors that name the file, the output."""
 
 import json
+import os
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,13 +18,60 @@ from pqfl_transport.extrakeys import KeyRing, load_ring
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningCertificate
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.policy import POLICIES, Policy
+from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
+from pqfl_transport.policy import POLICIES, Advisory, Policy, tighten
 
 T = TypeVar("T")
 
 PATH = click.Path(path_type=Path)
 
 KEYS_OPTION = click.option("--keys", "keys_path", type=PATH, help="File of key sources: keys shared from elsewhere.")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the options of `with_policy` said."""
+
+    policy: str | None = None
+    advisory: Path | None = None
+    cacert: Path | None = None
+
+    def apply(self, default: Callable[[], Policy], *, federation: str, beside: Path | None) -> Policy:
+        """Return the policy to work under; ``default`` gives the one where none was named.
+
+        The root that signs advisories is in --cacert, or in the ``ca.pem`` of the folder ``beside``.
+        """
+        policy = default() if self.policy is None else load_policy(self.policy)
+        if self.advisory is None:
+            return policy
+        advisory = read_advisory(self.advisory, self.cacert or _beside(beside), federation=federation)
+        return tighten(policy, advisory, time.time())[0]
+
+
+def with_policy(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --policy and --advisory; the command takes them as ``policy`` and ``advisory``, its own ``cacert`` beside."""
+    advisory = click.option("--advisory", type=PATH, help="Advisory of the root: withdrawn algorithms are refused.")
+    policy = click.option("--policy", metavar="NAME|FILE", help="A policy instead of the one that the keys belong to.")
+    return policy(advisory(command))
+
+
+CACERT = click.option("--cacert", type=PATH, help="Trust anchors, for --advisory.  [default: ca.pem beside the keys]")
+
+
+def read_advisory(path: Path, cacert: Path, *, federation: str | None) -> Advisory:
+    """Read an advisory; what was seen of it is kept beside it where that is possible."""
+    beside = seen_beside(path)
+    remembers = beside.exists() or os.access(beside.parent, os.W_OK)
+    roots = keystore.root_keys(keystore.load_anchors(cacert))
+    return load_advisory(
+        path, roots, federation=federation, now=time.time(), seen_path=beside if remembers else None
+    )  # fmt: skip
+
+
+def _beside(folder: Path | None) -> Path:
+    if folder is None or not (folder / "ca.pem").exists():
+        raise ConfigurationError("--advisory needs --cacert: the root there signs it", reason="missing")
+    return folder / "ca.pem"
 
 
 def load_recipient(path: Path) -> RecipientKey:
@@ -42,10 +92,16 @@ def load_signer(path: Path) -> SigningCertificate:
     return SigningCertificate(named(path, lambda: chain.spiffe_id(certificate)), key, certificate)
 
 
-def sender_of(path: Path, reader: RecipientKey | None = None) -> Sender:
-    """Return whom envelopes have to be from, under the policy that his key and the reader's belong to."""
+def sender_of(
+    path: Path, reader: RecipientKey | None = None, rules: Rules | None = None, *, beside: Path | None = None
+) -> Sender:
+    """Return whom envelopes have to be from, under the policy that his key and the reader's belong to, or ``rules``."""
     signer = load_signer(path)
-    return Sender(str(signer.id), signer.key, policy_for(signer.key.algorithm, None if reader is None else reader.kem))
+    kem = None if reader is None else reader.kem
+    policy = (rules or Rules()).apply(
+        lambda: policy_for(signer.key.algorithm, kem), federation=signer.id.federation, beside=beside
+    )
+    return Sender(str(signer.id), signer.key, policy)
 
 
 def policy_for(signature: str, kem: str | None) -> Policy:

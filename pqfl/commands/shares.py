@@ -7,8 +7,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl.commands.reading import (
+    CACERT,
     KEYS_OPTION,
     PATH,
+    Rules,
     load_keys,
     load_receiving_key,
     load_recipient,
@@ -16,6 +18,7 @@ from pqfl.commands.reading import (
     named,
     say,
     sender_of,
+    with_policy,
 )
 from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.files import Sender, open_file, verified_prologue
@@ -39,16 +42,28 @@ from pqfl_transport.pki.profiles import Usage
 @click.option("--identity", required=True, type=PATH, help="Folder with your signing.pem and signing.key.")
 @click.option("--for", "combiner_path", required=True, type=PATH, help="Public receiving key of who combines.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="signing.pem of the file's sender.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="SHARE", type=PATH)
-def share_open(
-    key_path: Path, identity: Path, combiner_path: Path, sender_path: Path, as_json: bool, source: Path, target: Path
+def share_open(  # noqa: PLR0913, PLR0917 -- one option each
+    key_path: Path,
+    identity: Path,
+    combiner_path: Path,
+    sender_path: Path,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
+    as_json: bool,
+    source: Path,
+    target: Path,
 ) -> None:
     """Write your contribution to opening IN: signed by you, sealed to who combines, good for this file alone."""
     key, combiner = load_receiving_key(key_path), load_recipient(combiner_path)
     trustee = keystore.load_signing_identity(identity)
-    prologue = named(source, lambda: verified_prologue(source, sender_of(sender_path, key.public)))
+    sender = sender_of(sender_path, key.public, Rules(policy, advisory, cacert), beside=identity)
+    prologue = named(source, lambda: verified_prologue(source, sender))
     contribution = named(
         source,
         lambda: contribute(
@@ -80,6 +95,7 @@ def share_open(
     help="Trust anchors of the trustees' certificates; ca.pem beside --key where neither this nor --trustee is given.",
 )
 @KEYS_OPTION
+@with_policy
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -90,6 +106,8 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     trustees: tuple[Path, ...],
     cacert: Path | None,
     keys_path: Path | None,
+    policy: str | None,
+    advisory: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -100,7 +118,7 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     signed. Who contributed is proven by --trustee or --cacert, and only claimed where neither is at hand.
     """
     key = load_receiving_key(key_path)
-    sender = sender_of(sender_path, key.public)
+    sender = sender_of(sender_path, key.public, Rules(policy, advisory, cacert), beside=key_path.parent)
     if cacert is None and not trustees and (beside := key_path.parent / "ca.pem").exists():
         cacert = beside
     lookup = _lookup(trustees, cacert, sender)

@@ -31,6 +31,7 @@ class DocumentKind(Enum):
 
     ROSTER = ("roster", Context.ROSTER)
     ROUND = ("round", Context.ROUND)
+    ADVISORY = ("advisory", Context.ADVISORY)
 
     @property
     def tag(self) -> str:

@@ -1,8 +1,11 @@
 """One party's place in its federation: who it is, whom the root says belongs, and that the two agree."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from cryptography import x509
 
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
@@ -19,11 +22,13 @@ class Membership:
 
     identity: SigningIdentity
     roster: Roster
+    chosen: Policy | None = None
+    """What is worked under instead of the policy of the roster's level."""
 
     @property
     def policy(self) -> Policy:
-        """The policy of the roster's level."""
-        return for_level(self.roster.level)
+        """The policy that was chosen, or else that of the roster's level."""
+        return self.chosen or for_level(self.roster.level)
 
     @property
     def party(self) -> Party:
@@ -42,12 +47,14 @@ def load_membership(
     *,
     role: Role,
     at_least_number: int = 0,
+    policy: Policy | None = None,
     now: datetime | None = None,
 ) -> Membership:
     """Load ``signing.pem`` and ``signing.key``, verify certificate and roster under ``ca.pem``.
 
-    ``now`` is the system's clock unless given. Raises ``ConfigurationError`` naming the file: what `keystore` raises,
-    ``wrong_role``, ``not_in_roster`` where the roster lists this ID not at all or with another key; ``MessageError``
+    ``policy`` is that of the roster's level unless given; another one has to be of that level. ``now`` is the system's
+    clock unless given. Raises ``ConfigurationError`` naming the file: what `keystore` raises, ``wrong_role``,
+    ``wrong_level``, ``not_in_roster`` where the roster lists this ID not at all or with another key; ``MessageError``
     for a roster that does not hold (`keystore.load_roster`).
     """
     now = now or datetime.now(UTC)
@@ -58,13 +65,26 @@ def load_membership(
     roster = keystore.load_roster(
         roster_path, keystore.root_keys(anchors), at_least_number=at_least_number, federation=identity.id.federation
     )
-    membership = Membership(identity, roster)
+    if policy is not None and policy.level is not roster.level:
+        raise ConfigurationError(
+            f"policy {policy.name} is of level {policy.level}, roster {roster.number} of level {roster.level}",
+            reason="wrong_level",
+        )
+    membership = Membership(identity, roster, policy)
     try:
-        chain.verify_chain(identity.certificate, anchors, policy=membership.policy, usage=Usage.SIGNING, now=now)
+        membership = under_policy(membership, anchors, membership.policy, now=now)
     except CertificateError as error:
         raise ConfigurationError(f"{identity_dir / 'signing.pem'}: {error}", reason=error.reason) from error
     _require_listed(membership, roster_path)
     return membership
+
+
+def under_policy(
+    membership: Membership, anchors: Sequence[x509.Certificate], policy: Policy, *, now: datetime
+) -> Membership:
+    """Return the membership under another policy. Raises ``CertificateError`` where its certificate does not fit it."""
+    chain.verify_chain(membership.identity.certificate, anchors, policy=policy, usage=Usage.SIGNING, now=now)
+    return replace(membership, chosen=policy)
 
 
 def _require_listed(membership: Membership, roster_path: Path) -> None:

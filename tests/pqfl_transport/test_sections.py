@@ -28,6 +28,7 @@ def test_what_a_section_gives(tmp_path: Path) -> None:
     assert (part.flag("yes"), part.flag("no")) == (True, False)
     assert part.path("file") == tmp_path / "f"
     assert part.path("elsewhere", tmp_path) == tmp_path
+    assert (part.optional_path("file"), part.optional_path("elsewhere")) == (tmp_path / "f", None)
     assert part.number("count", whole=True) == 3
     part.finish()
 
