@@ -8,12 +8,14 @@ from pathlib import Path
 
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.address import Address
-from pqfl_transport.policy import SecurityLevel, for_level
+from pqfl_transport.pki.ruling import load_policy
+from pqfl_transport.policy import Policy, SecurityLevel, for_level
 from pqfl_transport.sections import Section, read_toml
 
 DEFAULT_DEADLINE_SECONDS = 3600
 DEFAULT_ATTEMPTS = 3
 DEFAULT_UPLOAD_IDLE_SECONDS = 30
+DEFAULT_RELOAD_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,10 @@ class RoundsConfig:
     """Seconds after which an upload that sends nothing is cut off."""
     level: SecurityLevel | None = None
     """When given, the roster has to be of this level."""
+    policy: Policy | None = None
+    """Worked under instead of the policy of the roster's level."""
+    no_aes: bool = False
+    """Whether this machine has no AES instructions: ChaCha20-Poly1305 is then preferred for the key wrap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,10 @@ class AggregatorConfig:
     """Where the passphrase of an encrypted ``signing.key`` is read; the environment's where there is none."""
     keys: Path | None = None
     """File of key sources (docs/key-sources.md)."""
+    advisory: Path | None = None
+    """The federation's current advisory; read again on HUP and by the clock."""
+    reload_seconds: float = DEFAULT_RELOAD_SECONDS
+    """How often the advisory is read again."""
 
 
 def load_config(path: Path) -> AggregatorConfig:
@@ -74,6 +84,8 @@ def load_config(path: Path) -> AggregatorConfig:
         initial_model=model.path("initial"),
         passphrase_file=aggregator.optional_path("passphrase_file"),
         rounds=_rounds(Section(path, document, "rounds")),
+        advisory=aggregator.optional_path("advisory"),
+        reload_seconds=aggregator.number("reload_seconds", DEFAULT_RELOAD_SECONDS, least=1),
         keys=_keys(Section(path, document, "keys")) if "keys" in document else None,
     )
     aggregator.finish()
@@ -104,6 +116,11 @@ def _rounds(section: Section) -> RoundsConfig:
         parsed_level = for_level(level).level if level is not None else None
     except PqflError as error:
         raise ConfigurationError(f"{section.file}: rounds.level: {error}") from error
+    word = section.optional_text("policy")
+    try:
+        policy = None if word is None else load_policy(word, folder=section.file.parent)
+    except PqflError as error:
+        raise type(error)(f"{section.file}: rounds.policy: {error}", reason=error.reason) from error
     rounds = RoundsConfig(
         count=int(section.number("count", least=1, whole=True)),
         quorum=int(section.number("quorum", least=1, whole=True)),
@@ -111,6 +128,8 @@ def _rounds(section: Section) -> RoundsConfig:
         attempts=int(section.number("attempts", DEFAULT_ATTEMPTS, least=1, whole=True)),
         upload_idle_seconds=section.number("upload_idle_seconds", DEFAULT_UPLOAD_IDLE_SECONDS),
         level=parsed_level,
+        policy=policy,
+        no_aes=section.flag("no_aes"),
     )
     section.finish()
     return rounds

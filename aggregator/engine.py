@@ -9,6 +9,10 @@ forgotten. A round that misses its quorum or cannot be averaged is opened again,
 as the configuration says; after that the run has failed. Finished or failed, the engine goes on answering: sites have
 to fetch the last model, or learn that there will be none.
 
+Where an advisory tightens the policy, `Engine.adopt` ends at once what rests on a withdrawn suite: an open round is
+opened again under the next suite, with a new key and challenge, nothing that was accepted in it is averaged, and the
+current model is sealed again.
+
 Version 0 is the initial model; round N starts from version N - 1 and makes version N.
 """
 
@@ -23,21 +27,23 @@ from typing import Any
 
 from aggregator.config import RoundsConfig
 from aggregator.intake import Collecting, Intake
+from aggregator.publishing import Model, Publisher
 from aggregator.reception import Reception
-from aggregator.rounds import Move, Round, Terms
+from aggregator.rounds import Move, Round, State, Terms
 from aggregator.store.models import ModelStore
+from aggregator.suites import Suites
 from pqfl_transport.aggregation.fedavg import Weights, federated_average, require_averageable
-from pqfl_transport.aggregation.round_document import RoundDocument, RoundState, TensorSchema
+from pqfl_transport.aggregation.round_document import RoundDocument, RoundState
 from pqfl_transport.aggregation.round_document import sign_round_document as sign
 from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
-from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
-from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
-from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError, RoundError
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
 CHALLENGE_BYTES = 32
@@ -62,17 +68,6 @@ class Setup:
     """Extra keys that are mixed into models and have to be in updates."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A global model that was sealed and stored."""
-
-    version: int
-    weights: Weights
-    digest: bytes
-    plaintext_bytes: int
-    schema: tuple[TensorSchema, ...]
-
-
 class Engine:
     """One run of rounds. Raises ``ConfigurationError`` for a roster or a model that cannot be worked with."""
 
@@ -81,16 +76,19 @@ class Engine:
         _require_usable(setup)
         self._setup = setup
         self._roster = setup.member.roster
-        self._policy = setup.member.policy
         sites = setup.member.parties(Role.SITE)
         self._sites = tuple(str(party.id) for party in sites)
-        self._recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
+        recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
+        signatures = [party.signing_key.algorithm for party in sites]
+        self._suites = Suites(setup.member, zip(signatures, [key.kem for key in recipients], strict=True))
         self.crypto = Stopwatch()
-        intake = Intake(self._roster, self._policy, setup.clock, self.crypto, setup.keys)
-        self.reception = Reception(intake, setup.clock, self._record, self._update_arrived)
+        self._models = Publisher(
+            setup.member, recipients, self._suites, setup.store, self.crypto, self._announced, self._extra_keys
+        )
+        self._intake = Intake(self._roster, self._suites.policy, setup.clock, self.crypto, setup.keys)
+        self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
         self._state = RoundState.AGGREGATING
         self._number = 1
-        self._model: _Model | None = None
         self._changed = asyncio.Event()
         self._arrived = asyncio.Event()
 
@@ -102,7 +100,7 @@ class Engine:
     async def run(self) -> None:
         """Run all rounds; return when the state is finished or failed."""
         try:
-            await self._publish(self._setup.model, 0)
+            await self._models.publish(self._setup.model, 0)
             for number in range(1, self._setup.rounds.count + 1):
                 await self._run_round(number)
         except PqflError as error:
@@ -113,12 +111,36 @@ class Engine:
 
     async def signed_document(self, nonce: str) -> bytes:
         """Return the round document for this nonce. Raises ``PlatformError`` (``not_ready``) before the first round."""
+        self._suites.require_any()
         document = self._document(nonce)
         return await asyncio.to_thread(self._sign, document)
 
+    async def adopt(self, policy: Policy, **facts: object) -> None:
+        """Work under another policy from now on; ``facts`` say why.
+
+        What rests on a content suite that is not listed any more ends now. Where nothing is listed that the sites' keys
+        fit, the run is closed (`close`).
+        """
+        old, self._suites.policy = self._suites.policy, policy
+        self._intake.use(policy)
+        self._record(EventKind.POLICY, old=old.name, new=policy.name, **facts)
+        try:
+            self._suites.require_fitting()
+            self._end_round_if_withdrawn()
+            await self._models.seal_again_if_withdrawn()
+        except PolicyError as error:
+            self.close(error)
+
+    def close(self, error: PolicyError) -> None:
+        """End the run because nothing is left to work with: no round document and no model is given out any more."""
+        if self._suites.withdrawn is None:
+            self._suites.withdrawn = error
+            self._record(EventKind.POLICY, old=self._suites.policy.name, new="none", why=str(error))
+            self._end_round_if_withdrawn()
+
     def model_path(self, version: int) -> Path:
-        """Return the file of a sealed model. Raises ``MessageError`` (``unknown_model``)."""
-        return self._setup.store.find(version)
+        """Return the file of a sealed model. Raises as `Publisher.path` does."""
+        return self._models.path(version)
 
     def progress(self) -> dict[str, Any]:
         """Return what watchers of a round are told: its number, its state, how many updates are in."""
@@ -136,9 +158,9 @@ class Engine:
             "aggregator": str(self._setup.member.identity.id),
             "rounds": self._setup.rounds.count,
             "quorum": self._setup.rounds.quorum,
-            "policy": self._policy.name,
+            "policy": self._suites.policy.name,
             "roster": self._roster.number,
-            "model_version": None if self._model is None else self._model.version,
+            "model_version": self._models.version,
             "accepted": self.reception.accepted,
             "refusals": self.reception.refusals,
             "crypto_seconds": self.crypto.seconds,
@@ -156,15 +178,23 @@ class Engine:
 
     async def _run_round(self, number: int) -> None:
         self._number = number
-        for attempt in range(1, self._setup.rounds.attempts + 1):
+        attempt = 1
+        while attempt <= self._setup.rounds.attempts:
+            self._suites.require_any()
+            await self._models.seal_again_if_withdrawn()
             collecting = await self._open(attempt)
             move = await self._collect(collecting.round)
             # From here on nothing can be opened any more: the round's private key is forgotten.
             collecting.forget_key()
             self.reception.collecting = None
-            collecting.round.move(move)
+            if move is not Move.WITHDRAWN:
+                collecting.round.move(move)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
             self._enter(RoundState.AGGREGATING)
+            if move is Move.WITHDRAWN:
+                # No attempt of the sites': they had no chance to complete it.
+                continue
+            attempt += 1
             if move is Move.SHORT_AT_DEADLINE:
                 continue
             try:
@@ -173,7 +203,11 @@ class Engine:
                 collecting.round.move(Move.ABORTED)
                 self._record(EventKind.ROUND, round=number, move="aborted", reason=error.reason, detail=str(error))
                 continue
-            await self._publish(averaged, number)
+            if not await self._models.publish(averaged, number, under=collecting.round.terms.suite):
+                collecting.round.move(Move.WITHDRAWN)
+                attempt -= 1
+                self._record(EventKind.ROUND, round=number, move="withdrawn", updates=len(collecting.round.updates))
+                continue
             collecting.round.move(Move.AVERAGED)
             return
         raise RoundError(
@@ -182,14 +216,15 @@ class Engine:
         )
 
     async def _open(self, attempt: int) -> Collecting:
-        rounds, model = self._setup.rounds, self._published()
-        receiving_key = await asyncio.to_thread(ReceivingKey.generate, self._policy.content_suite.kem)
+        rounds, model = self._setup.rounds, self._models.model
+        suite = self._suites.of_updates
+        receiving_key = await asyncio.to_thread(ReceivingKey.generate, suite.kem)
         deadline = self._setup.clock() + rounds.deadline_seconds
         terms = Terms(
             federation=self._roster.federation,
             number=self._number,
             challenge=secrets.token_bytes(CHALLENGE_BYTES),
-            suite=self._policy.content_suite.id,
+            suite=suite.id,
             base_digest=model.digest,
             receiving_fingerprint=receiving_key.fingerprint,
             max_plaintext_bytes=model.plaintext_bytes + _METADATA_BYTES,
@@ -198,18 +233,22 @@ class Engine:
             deadline=deadline,
             not_after=math.ceil(deadline) + _GRACE_SECONDS,
         )
-        self.reception.collecting = Collecting(Round(terms), receiving_key, model.weights)
+        collecting = self.reception.collecting = Collecting(Round(terms), receiving_key, model.weights)
         self._record(
             EventKind.ROUND, round=self._number, move="open", attempt=attempt, suite=terms.suite,
             base_model=model.digest.hex(), receiving_key=receiving_key.fingerprint.hex(),
         )  # fmt: skip
         self._enter(RoundState.COLLECTING)
-        return self.reception.collecting
+        # The policy may have been tightened while the key was made.
+        self._end_round_if_withdrawn()
+        return collecting
 
     async def _collect(self, round_: Round) -> Move:
         while True:
             self._arrived.clear()
             now = self._setup.clock()
+            if round_.state is State.FAILED:
+                return Move.WITHDRAWN
             if move := round_.due(now):
                 return move
             try:
@@ -223,33 +262,25 @@ class Engine:
         updates = [update for _, update in sorted(collecting.round.updates.items())]
         return federated_average(collecting.base, updates)
 
-    async def _publish(self, weights: Weights, version: int) -> None:
-        model = await asyncio.to_thread(self._seal, weights, version)
-        self._model = model
-        self._record(EventKind.MODEL, version=version, digest=model.digest.hex(), plaintext_bytes=model.plaintext_bytes)
+    def _extra_keys(self) -> tuple[ExtraKey, ...]:
+        keys = self._setup.keys
+        return () if keys is None else keys.keys_for(self._sites, "model")
 
-    def _seal(self, weights: Weights, version: int) -> _Model:
-        digest = model_digest(weights)
-        identity, keys = self._setup.member.identity, self._setup.keys
-        extra = () if keys is None else keys.keys_for(self._sites, "model")
-        parameters = EnvelopeParameters(
-            suite=self._policy.content_suite.id,
-            federation=self._roster.federation,
-            sender=str(identity.id),
-            direction="model",
-            round=version,
-            base_model_digest=digest,
-            trailer=True,
-            extra_keys=extra,
-        )
-        with self.crypto.running():
-            envelope = seal_weights(weights, parameters, self._recipients, identity.key)
-        self._setup.store.save(version, [envelope])
-        rows = tuple(TensorSchema(*row) for row in schema(weights))
-        return _Model(version, weights, digest, TensorLayout.of(weights).total_bytes, rows)
+    def _announced(self, model: Model) -> None:
+        self._record(EventKind.MODEL, version=model.version, digest=model.digest.hex(),
+                     plaintext_bytes=model.plaintext_bytes, suite=model.suite)  # fmt: skip
+
+    def _end_round_if_withdrawn(self) -> None:
+        collecting = self.reception.collecting
+        if collecting is not None and not self._suites.allows(collecting.round.terms.suite):
+            # From here on every upload in flight is refused, and the private key is forgotten.
+            self.reception.collecting = None
+            collecting.round.move(Move.WITHDRAWN)
+            self._enter(RoundState.AGGREGATING)
+            self._arrived.set()
 
     def _document(self, nonce: str) -> RoundDocument:
-        model, collecting = self._published(), self.reception.collecting
+        model, collecting = self._models.model, self.reception.collecting
         now = self._setup.clock()
         terms = None if collecting is None else collecting.round.terms
         return RoundDocument(
@@ -258,7 +289,7 @@ class Engine:
             federation=self._roster.federation,
             round=self._number,
             state=self._state,
-            suite=self._policy.content_suite.id,
+            suite=self._suites.of_updates.id if terms is None else terms.suite,
             challenge=b"" if terms is None else terms.challenge,
             receiving_key=b"" if collecting is None else collecting.announced_key,
             model_version=model.version,
@@ -274,11 +305,6 @@ class Engine:
     def _sign(self, document: RoundDocument) -> bytes:
         with self.crypto.running():
             return sign(document, self._setup.member.identity.key)
-
-    def _published(self) -> _Model:
-        if self._model is None:
-            raise PlatformError("the initial model is still being sealed; ask again", reason="not_ready")
-        return self._model
 
     def _enter(self, state: RoundState) -> None:
         self._state = state

@@ -105,6 +105,10 @@ class Intake:
         # Threads of their own: those that sign and verify must not all wait for a key manager that is silent.
         self._key_threads = ThreadPoolExecutor(_KEY_THREADS, thread_name_prefix="pqfl-keys")
 
+    def use(self, policy: Policy) -> None:
+        """Judge by another policy from now on, uploads in flight included."""
+        self._policy = policy
+
     async def take(self, upload: Upload, collecting: Collecting) -> Accepted | Progress:
         """Take a request that begins an upload; the answer is `Progress` where more of it has to follow.
 
@@ -199,7 +203,9 @@ class Intake:
         plaintext = await asyncio.to_thread(self._finish, transfer.opening)
         header, sender, base = transfer.prologue.header, transfer.sender, collecting.base
         update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, header.codec, sender, base))
-        # Waiting for the body took time: the sender may have been struck off, the deadline may have passed.
+        # Waiting for the body took time: the sender may have been struck off, the deadline may have passed, the suite
+        # may have been withdrawn.
+        self._policy.require_content_suite(header.suite)
         self._roster.party(header.sender)
         receipt = collecting.round.commit(transfer.reservation, update)
         collecting.round.release(transfer.reservation)

@@ -48,6 +48,7 @@ class Move(StrEnum):
     SHORT_AT_DEADLINE = "the deadline passed without the quorum"
     AVERAGED = "the new model is published"
     ABORTED = "the aggregation failed"
+    WITHDRAWN = "its content suite is not allowed any more"
 
 
 _MOVES = MappingProxyType(
@@ -55,6 +56,8 @@ _MOVES = MappingProxyType(
         (State.COLLECTING, Move.ALL_IN): State.AGGREGATING,
         (State.COLLECTING, Move.QUORUM_AT_DEADLINE): State.AGGREGATING,
         (State.COLLECTING, Move.SHORT_AT_DEADLINE): State.FAILED,
+        (State.COLLECTING, Move.WITHDRAWN): State.FAILED,
+        (State.AGGREGATING, Move.WITHDRAWN): State.FAILED,
         (State.AGGREGATING, Move.AVERAGED): State.CLOSED,
         (State.AGGREGATING, Move.ABORTED): State.FAILED,
     }

@@ -3,63 +3,92 @@
 import asyncio
 import signal
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from aiohttp import web
 
 from aggregator.app import make_app, make_runner
 from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine, Setup
+from aggregator.reloading import Reloader
 from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import RoundError
+from pqfl_transport.errors import CertificateError, PolicyError, RoundError
 from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
-from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.keystore import load_anchors, root_keys
+from pqfl_transport.pki.membership import Membership, load_membership, under_policy
 from pqfl_transport.pki.passphrases import chosen
+from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Constraints, Policy, prefer
 
 
 def serve(config: AggregatorConfig, log: EventLog) -> None:
     """Serve until TERM or INT. Raises ``PqflError`` when it cannot start, ``RoundError`` when the rounds had failed."""
     forbid_core_dumps()
     run_self_test()
+    rounds = config.rounds
     member = load_membership(
-        config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, passphrases=chosen(config.passphrase_file)
-    )
+        config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, policy=rounds.policy,
+        passphrases=chosen(config.passphrase_file),
+    )  # fmt: skip
     model = load_weights(config.initial_model)
+    store = ModelStore(config.state)
+    anchors = load_anchors(config.cacert)
+    base, _ = prefer(member.policy, Constraints(aes_hardware=not rounds.no_aes))
+    ruling = Ruling(
+        base, tuple(root_keys(anchors)), member.roster.federation, config.advisory, config.state / "advisory.seen"
+    )
+
+    def under(policy: Policy) -> Membership:
+        return under_policy(member, anchors, policy, now=datetime.now(UTC))
+
+    try:
+        member = under(ruling.read())
+    except CertificateError as error:
+        # It was verified a moment ago under the policy without the advisory.
+        sentence = f"{config.advisory}: withdraws what this end itself uses: {error}"
+        raise PolicyError(sentence, reason="withdrawn") from error
     with AuditLog(config.audit, signing_key=member.identity.key) as audit:
         keys = (
             None
             if config.keys is None
             else load_ring(config.keys, report=lambda event, facts: log.event(event, **facts))
         )
-        setup = Setup(member, config.rounds, model, ModelStore(config.state), audit, log, keys=keys)
-        state = asyncio.run(_serve(config, setup))
+        setup = Setup(member, rounds, model, store, audit, log, keys=keys)
+        state = asyncio.run(_serve(config, setup, Reloader(ruling, under, config.reload_seconds)))
     if state is RoundState.FAILED:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")
 
 
-async def _serve(config: AggregatorConfig, setup: Setup) -> RoundState:
+async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader) -> RoundState:
     stop, roster = asyncio.Event(), setup.member.roster
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        loop.add_signal_handler(number, reloader.ask)
     engine = Engine(setup)
     runner = make_runner(make_app(engine, upload_idle_seconds=config.rounds.upload_idle_seconds))
     listener = listen(config.listen, "aggregator.listen")
     await runner.setup()
+    reloading: asyncio.Task[None] | None = None
     try:
         await web.SockSite(runner, listener).start()
         address = str(bound_address(listener, config.listen))
         setup.audit.event(EventKind.START, address=address, roster=roster.number)
         setup.log.event("listening", address=address, federation=roster.federation, roster=roster.number)
+        reloading = asyncio.create_task(reloader.run(engine, setup.audit, setup.log))
         await _run_until(engine, stop)
     finally:
+        if reloading is not None:
+            reloading.cancel()
         await runner.cleanup()
     setup.audit.event(EventKind.STOP, state=engine.state.value)
     setup.log.event("stop", state=engine.state.value)

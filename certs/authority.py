@@ -5,7 +5,7 @@
     issuing.pem       issuing.key    SECRET            ca.pem         both certificates, for everybody
                                                        rekeyed.jsonl  new receiving keys that parties announced
 
-The ceremony around it is in `certs/README.md`.
+`advisory.json` is there once the root withdrew an algorithm. The ceremony around it is in `certs/README.md`.
 """
 
 import fcntl
@@ -28,6 +28,7 @@ from certs.staging import restored_on_failure, staged_folder
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.advisory import open_advisory, sign_advisory
 from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
@@ -35,7 +36,7 @@ from pqfl_transport.pki.profiles import Profile, Usage, find_profile
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party, Roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 from pqfl_transport.pki.statements import open_statement
-from pqfl_transport.policy import DEFAULT_LEVEL, Policy, SecurityLevel, for_level
+from pqfl_transport.policy import DEFAULT_LEVEL, Advisory, Policy, SecurityLevel, Withdrawal, for_level
 
 DEFAULT_FEDERATION = "pqfl"
 DEFAULT_WEIGHT_CAP = 1_000_000
@@ -119,6 +120,11 @@ class Authority:
         return self.folder / "roster.json"
 
     @property
+    def advisory_path(self) -> Path:
+        """The current advisory, to be given to every party again whenever its number changes."""
+        return self.folder / "advisory.json"
+
+    @property
     def ledger_path(self) -> Path:
         """Every certificate that was ever signed."""
         return self.folder / "issued.jsonl"
@@ -199,6 +205,44 @@ class Authority:
                 number = self._admit(renewed, now)
         return taken, number or 0
 
+    def advise(
+        self,
+        withdrawals: Sequence[Withdrawal],
+        *,
+        expires_at: int,
+        restored: Sequence[str] = (),
+        now: datetime | None = None,
+    ) -> Advisory:
+        """Sign the next advisory: the former one's withdrawals, these in addition, and without the ``restored`` ones.
+
+        Nothing that was withdrawn comes back by being left out. Raises ``ConfigurationError``: ``not_withdrawn`` for a
+        restored name that the former advisory does not have, ``missing`` for the root's private key; ``MessageError``
+        where no reader would take it.
+        """
+        now = now or datetime.now(UTC)
+        with self._locked():
+            former = self.advisory()
+            known = {} if former is None else {one.algorithm: one for one in former.withdrawals}
+            for name in restored:
+                if known.pop(name, None) is None:
+                    raise ConfigurationError(f"{name} is not withdrawn by the current advisory", reason="not_withdrawn")
+            known |= {one.algorithm: one for one in withdrawals}
+            number = 1 if former is None else former.number + 1
+            advisory = Advisory(self.federation, number, int(now.timestamp()), expires_at, tuple(known.values()))
+            keystore.write_public(self.advisory_path, sign_advisory(advisory, self._issuer("root", now).key))
+        return advisory
+
+    def advisory(self) -> Advisory | None:
+        """Return the current advisory, verified, also where it is past its end; ``None`` before there was any."""
+        if not self.advisory_path.exists():
+            return None
+        roots = keystore.root_keys(keystore.load_anchors(self.folder / "root.pem"))
+        try:
+            # Whatever its dates, the next one begins with what it says.
+            return open_advisory(keystore.read_public(self.advisory_path), roots, now=0, federation=self.federation)
+        except MessageError as error:
+            raise ConfigurationError(f"{self.advisory_path}: {error}", reason="malformed") from error
+
     def roster(self) -> Roster:
         """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
         roots = keystore.root_keys(keystore.load_anchors(self.folder / "root.pem"))
@@ -256,8 +300,8 @@ class Authority:
     def _private_key(self, path: Path) -> SigningKey:
         if path.name == "root.key" and not path.exists():
             raise ConfigurationError(
-                f"{path}: the root signs the roster, so its private key has to be present while a party is admitted;"
-                " bring it from where it is kept offline",
+                f"{path}: the root signs rosters and advisories, so its private key has to be present while a party is"
+                " admitted or an algorithm withdrawn; bring it from where it is kept offline",
                 reason="missing",
             )
         return keystore.load_signing_key(path, self.passphrases)

@@ -1,21 +1,37 @@
 """From what an operator said to a configuration: files are read here, and all is checked before anything starts."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gateway.admission import Limits
+from gateway.advising import advised_tls
 from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConfig, Source
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
+from pqfl_transport.pki.advisory import Seen, digest_of
 from pqfl_transport.pki.keystore import load_roster, read_public, read_secret, root_keys
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, open_crls
-from pqfl_transport.policy import Policy, choose
+from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
+from pqfl_transport.policy import Advised, Constraints, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
+from pqfl_transport.tls.peers import read_certificate
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What never goes back while the process lives, by the name of the listener."""
+
+    crl_numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    roster_numbers: Mapping[str, int] = field(default_factory=dict)
+    advisories: dict[str, Seen] = field(default_factory=dict)
+    """Remembered as soon as an advisory was verified, whether the rest of the configuration can be used or not."""
 
 
 def source_of(role: Role, flags: Values, file: Path | None) -> Source:
@@ -23,29 +39,27 @@ def source_of(role: Role, flags: Values, file: Path | None) -> Source:
 
     Raises ``PqflError`` naming the flag, the file or the key that is wrong.
     """
-    config = _service(collect(role, flags, file), {}, {})
+    memory = _Memory()
+    config = _service(collect(role, flags, file), memory)
 
     def read_again() -> ServiceConfig:
-        # Numbers of revocation lists and rosters never go down while the process lives.
-        numbers = {
+        memory.crl_numbers = {
             listener.name: listener.tls.revocations.numbers
             for listener in source.config.listeners
             if listener.tls.revocations is not None
         }
-        rosters = {
+        memory.roster_numbers = {
             listener.name: listener.http.roster.number
             for listener in source.config.listeners
             if listener.http.roster is not None
         }
-        return _service(collect(role, flags, file), numbers, rosters)
+        return _service(collect(role, flags, file), memory)
 
     source = Source(config, read_again)
     return source
 
 
-def _service(
-    told: Told, crl_numbers: Mapping[str, Mapping[str, int]], roster_numbers: Mapping[str, int]
-) -> ServiceConfig:
+def _service(told: Told, memory: _Memory) -> ServiceConfig:
     values = told.service
     optional: dict[str, Any] = {
         field: values[name]
@@ -60,36 +74,21 @@ def _service(
         optional["status"] = Address.parse(values["status"], "--status")
     passphrases = chosen(values.get("passphrase-file"))
     listeners = tuple(
-        _listener(
-            name,
-            role,
-            values,
-            passphrases,
-            crl_numbers.get(name, {}),
-            roster_numbers.get(name, 0),
-            several=len(told.listeners) > 1,
-        )
+        _listener(name, role, values, memory, passphrases, several=len(told.listeners) > 1)
         for name, role, values in told.listeners
     )
     return ServiceConfig(listeners=listeners, **optional)
 
 
 def _listener(
-    name: str,
-    role: Role,
-    values: Values,
-    passphrases: PassphraseSource,
-    crl_numbers: Mapping[str, int],
-    roster_number: int,
-    *,
-    several: bool,
+    name: str, role: Role, values: Values, memory: _Memory, passphrases: PassphraseSource, *, several: bool
 ) -> ListenerConfig:
     for needed in ("listen", "target", "cacert"):
         if needed not in values:
             raise ConfigurationError(
                 f"{f'listener {name}: ' if several else ''}--{needed} is missing", reason="missing"
             )
-    tls = _tls(role, values, passphrases, crl_numbers)
+    tls, advised = _tls(name, role, values, memory, passphrases)
     optional: dict[str, Any] = {
         field: values[option]
         for field, option in (
@@ -106,8 +105,9 @@ def _listener(
         tls=tls,
         name=name,
         mode=Mode(values.get("mode", Mode.TCP)),
-        http=_http(tls, values, roster_number),
+        http=_http(tls, values, memory.roster_numbers.get(name, 0)),
         limits=_limits(values),
+        advised=advised,
         **optional,
     )
 
@@ -128,31 +128,63 @@ def _limits(values: Values) -> Limits:
     )  # fmt: skip
 
 
-def _tls(role: Role, values: Values, passphrases: PassphraseSource, crl_numbers: Mapping[str, int]) -> TlsConfig:
-    policy = choose(name=values.get("policy"), level=values.get("level"), pq=values.get("pq"))
-    identity, classical = _identities(values, policy, passphrases)
+def _tls(
+    name: str, role: Role, values: Values, memory: _Memory, passphrases: PassphraseSource
+) -> tuple[TlsConfig, Advised | None]:
+    base = _chosen(values)
+    identity, classical = _identities(values, passphrases)
     prefix = "allow" if role is Role.SERVER else "verify"
     allowed = AllowedPeers(
         uris=values.get(f"{prefix}-uri", ()), dns=values.get(f"{prefix}-dns", ()), ips=values.get(f"{prefix}-ip", ()),
         cns=values.get(f"{prefix}-cn", ()), ous=values.get(f"{prefix}-ou", ()),
         spki_pins=values.get(f"{prefix}-spki", ()), any_of_federation=values.get("allow-all", False),
     )  # fmt: skip
-    return TlsConfig(
-        role=role,
-        identity=identity,
-        policy=policy,
-        allowed=allowed,
-        alpn=values.get("alpn", ()),
-        server_name=values.get("override-server-name"),
-        classical=classical,
-        revocations=_revocations(values, identity, classical, policy, crl_numbers),
-        resume_seconds=int(values.get("resume", 0)),
-    )
+
+    def make(policy: Policy, classical: ClassicalSide | None) -> TlsConfig:
+        return TlsConfig(
+            role=role,
+            identity=identity,
+            policy=policy,
+            allowed=allowed,
+            alpn=values.get("alpn", ()),
+            server_name=values.get("override-server-name"),
+            classical=classical,
+            revocations=_revocations(values, identity, classical, policy, memory.crl_numbers.get(name, {})),
+            resume_seconds=int(values.get("resume", 0)),
+        )
+
+    advised = _advised(name, values, identity, base, memory)
+    return (make(base, classical), None) if advised is None else (advised_tls(make, advised, classical), advised)
 
 
-def _identities(
-    values: Values, policy: Policy, passphrases: PassphraseSource
-) -> tuple[TlsIdentity, ClassicalSide | None]:
+def _chosen(values: Values) -> Policy:
+    word = values.get("policy")
+    if word is not None and not {"level", "pq"} & values.keys():
+        policy = load_policy(word)
+    else:
+        policy = choose(name=word, level=values.get("level"), pq=values.get("pq"))
+    return prefer(policy, Constraints(aes_hardware=not values.get("no-aes", False)))[0]
+
+
+def _advised(name: str, values: Values, identity: TlsIdentity, base: Policy, memory: _Memory) -> Advised | None:
+    if "advisory" not in values:
+        if "advisory-state" in values:
+            raise ConfigurationError("--advisory-state needs --advisory", reason="missing")
+        return None
+    path, now, own = values["advisory"], time.time(), read_certificate(identity.leaf).id
+    try:
+        advisory = load_advisory(
+            path, root_keys(identity.anchors), federation=None if own is None else own.federation, now=now,
+            seen=memory.advisories.get(name), seen_path=values.get("advisory-state", seen_beside(path)),
+        )  # fmt: skip
+    except ConfigurationError as error:
+        flag = "--advisory-state" if error.reason == "not_writable" else "--advisory"
+        raise ConfigurationError(f"{flag}: {error}", reason=error.reason) from error
+    memory.advisories[name] = Seen(advisory.number, digest_of(advisory))
+    return advise(base, advisory, now)
+
+
+def _identities(values: Values, passphrases: PassphraseSource) -> tuple[TlsIdentity, ClassicalSide | None]:
     certs, keys = values.get("cert", ()), values.get("key", ())
     if "keystore" in values:
         if certs or keys:
@@ -167,7 +199,6 @@ def _identities(
         if len(certs) > 1:
             raise ConfigurationError("a second --cert needs --classical-cacert and --pq prefer", reason="classical")
         return identity, None
-    del policy
     return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:], passphrases)
 
 

@@ -10,6 +10,7 @@ from gateway.proxies import Proxy
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.roster import Roster
+from pqfl_transport.policy import Advised
 from pqfl_transport.tls.config import Role, TlsConfig
 
 MAX_WORKERS = 64
@@ -62,6 +63,8 @@ class ListenerConfig:
     """Begin every connection to the target with a PROXY header, version 2."""
     unsafe_listen: bool = False
     unsafe_target: bool = False
+    advised: Advised | None = None
+    """The advisory that counts, and what it left of the policy of ``tls``."""
 
     def __post_init__(self) -> None:
         if not self.targets:

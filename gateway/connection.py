@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # A connection that moved nothing between so many sweeps gives back the buffers that traffic left behind.
 _QUIET_SWEEPS = 2
+# How long a request may go on over a connection that should not be any more.
+_LAST_REQUEST_SECONDS = 30.0
 
 
 class Connection:
@@ -74,6 +76,15 @@ class Connection:
             self._pump.close(reason)
         else:
             self._over(None)
+
+    def retire(self, reason: str) -> None:
+        """End it as soon as nothing is cut in the middle: in HTTP mode with the request under way, else now."""
+        if self._task is not None and self.listener.config.mode is Mode.HTTP:
+            # The front that serves it is being drained and closes it; a stream of events would go on for hours.
+            self._reason = reason
+            self.listener.loop.call_later(_LAST_REQUEST_SECONDS, self.close, reason)
+        else:
+            self.close(reason)
 
     def sweep(self, now: float) -> None:
         """Hold the connection to its times; called about once a second."""
@@ -128,8 +139,9 @@ class Connection:
             return
         now, peer = listener.loop.time(), self._engine.peer
         try:
+            listener.require_current(self._engine)
             listener.admission.enter(peer.name, now)
-        except PeerError as error:
+        except PqflError as error:
             self._say_goodbye(peer_socket)
             self._over(error)
             return

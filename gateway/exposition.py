@@ -69,6 +69,11 @@ def prometheus(snapshot: Snapshot) -> str:
     for certificate in snapshot["certificates"]:
         labels = {"name": certificate["name"], "alg": certificate["algorithm"]}
         page.add("pqfl_certificate_expiry_timestamp_seconds", "gauge", certificate["not_after"], **labels)
+    for advisory in snapshot["advisories"]:
+        labels = {"listener": advisory["listener"]}
+        page.add("pqfl_advisory_number", "gauge", advisory["number"], **labels)
+        page.add("pqfl_advisory_expiry_timestamp_seconds", "gauge", advisory["expires_at"], **labels)
+    page.add("pqfl_suspended", "gauge", int("suspended" in snapshot))
     for result, count in snapshot["reloads"].items():
         page.add("pqfl_cert_reload_total", "counter", count, result=result)
     page.add("pqfl_cpu_seconds_total", "counter", round(snapshot["cpu_seconds"], 6))
@@ -99,6 +104,8 @@ def _listener(page: "_Page", name: str, listener: Mapping[str, Any]) -> None:
     page.add("pqfl_connections_classical_total", "counter", listener["connections_classical"], listener=name)
     page.add("pqfl_bytes_total", "counter", listener["bytes_in"], direction="in", listener=name)
     page.add("pqfl_bytes_total", "counter", listener["bytes_out"], direction="out", listener=name)
+    page.add("pqfl_policy_info", "gauge", 1, listener=name, policy=listener["policy"])
+    page.add("pqfl_policy_changes_total", "counter", listener["policy_changes"], listener=name)
     for target, state in listener["backends"].items():
         page.add("pqfl_backend_up", "gauge", int(state["up"]), target=target, listener=name)
 

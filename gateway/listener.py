@@ -18,7 +18,7 @@ from gateway.relay import Close
 from gateway.targets import Targets
 from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
-from pqfl_transport.errors import PeerError, PqflError
+from pqfl_transport.errors import PeerError, PolicyError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address
 from pqfl_transport.tls.config import Role
@@ -58,6 +58,7 @@ class Listener:
         self._front = self._new_front(config) if config.mode is Mode.HTTP else None
         self._connections: dict[Connection, None] = {}
         self._accepting = False
+        self._suspension: PeerError | None = None
         self._resuming: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -88,7 +89,12 @@ class Listener:
         )
 
     def reconfigure(self, prepared: "Prepared") -> None:
-        """Use another configuration from now on; connections whose peer it does not accept any more are closed."""
+        """Use another configuration from now on; connections that it does not allow any more are closed.
+
+        Those whose peer is not accepted end at once. Those that rest on a withdrawn algorithm end at once in TCP mode,
+        in HTTP mode with the request that is under way.
+        """
+        self._suspension = None
         former_front = self._front
         self.config, self._context, self._front = prepared.config, prepared.context, prepared.front
         self.admission.limits = self.config.limits
@@ -100,8 +106,15 @@ class Listener:
             if connection.engine is not None:
                 try:
                     self._context.judge_again(connection.engine)
+                except PolicyError:
+                    connection.retire(Close.WITHDRAWN)
                 except PqflError as error:
                     connection.close(Close.REVOKED if error.reason == "revoked" else error.reason)
+
+    def suspend(self, why: str) -> None:
+        """Serve nobody until there is a configuration that works: close every connection and refuse new ones."""
+        self._suspension = PeerError(why, reason=Close.WITHDRAWN)
+        self.close_connections(Close.WITHDRAWN)
 
     def sweep(self) -> None:
         """Hold all connections to their times."""
@@ -131,6 +144,14 @@ class Listener:
     def new_engine(self, host: str | None) -> TlsEngine:
         """Begin a TLS connection."""
         return self._context.new_engine(host)
+
+    def require_current(self, engine: TlsEngine) -> None:
+        """Raise ``PqflError`` unless a handshake that has just ended is one that the configuration of now accepts.
+
+        It may have been begun under another one.
+        """
+        if engine.config is not self._context.config:
+            self._context.judge_again(engine)
 
     def keep_session(self, engine: TlsEngine, host: str | None) -> None:
         """Let the next connection of a client resume this one's session, where that is switched on."""
@@ -184,7 +205,7 @@ class Listener:
         """Count and report a connection that came to nothing."""
         self._leave(connection)
         facts = {"client": connection.client, "peer": connection.peer_name, "listener": self._name}
-        if isinstance(error, PeerError):
+        if isinstance(error, PeerError | PolicyError):
             (self._counts.failures if in_handshake else self._counts.refusals)[error.reason] += 1
             self._journal.record(EventKind.REFUSAL, **facts, reason=error.reason, detail=str(error))
         elif isinstance(error, PqflError):
@@ -240,6 +261,8 @@ class Listener:
         accepted.setblocking(False)
         sockets.set_no_delay(accepted)
         try:
+            if self._suspension is not None:
+                raise self._suspension
             self._make_room()
             self.admission.open_one()
         except PeerError as error:
@@ -281,7 +304,10 @@ class Listener:
             self.admission.leave(connection.peer_name, self.loop.time())
 
     def _new_front(self, config: ListenerConfig) -> HttpFront:
-        return HttpFront(config, self.scratch, dial=self.dial_now, refused=self._refused_request, counts=self._counts)
+        return HttpFront(
+            config, self.scratch, dial=self.dial_now, refused=self._refused_request, counts=self._counts,
+            policy=lambda: self.config.tls.policy,
+        )  # fmt: skip
 
     def _refused_request(self, error: PqflError, peer: PeerFacts, client: str) -> None:
         self._counts.refusals[error.reason] += 1

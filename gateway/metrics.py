@@ -53,6 +53,7 @@ class ListenerMetrics:
     """To the TLS side."""
     requests: Counter[str] = field(default_factory=Counter)
     """In HTTP mode, by class of status."""
+    policy_changes: int = 0
 
 
 @dataclass(slots=True)
@@ -111,4 +112,5 @@ def _listener(metrics: ListenerMetrics) -> dict[str, Any]:
         "bytes_in": metrics.bytes_in,
         "bytes_out": metrics.bytes_out,
         "requests": dict(metrics.requests),
+        "policy_changes": metrics.policy_changes,
     }

@@ -45,6 +45,7 @@ class Close(StrEnum):
     LIFETIME = "max_lifetime"
     KEY_LIMIT = "key_limit"
     REVOKED = "revoked"
+    WITHDRAWN = "withdrawn"
 
 
 _MOVES = MappingProxyType(

@@ -7,11 +7,12 @@ supervisor where there are several (`gateway.workers`).
 import asyncio
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from gateway.advising import WITHDRAWN, advisory_facts, at_moment, next_change, policy_events
 from gateway.config import ListenerConfig, ServiceConfig, Source
 from gateway.dialing import watch
 from gateway.journal import Journal
@@ -21,7 +22,7 @@ from gateway.relay import Close
 from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.engine import openssl_version
 
@@ -40,9 +41,16 @@ class Reloaded:
 class Sidecar:
     """All listeners of one process. Made inside a running event loop."""
 
-    def __init__(self, source: Source, listening: Mapping[str, socket.socket], journal: Journal) -> None:
+    def __init__(
+        self,
+        source: Source,
+        listening: Mapping[str, socket.socket],
+        journal: Journal,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         run_self_test()
-        self._source = source
+        self._source, self._clock = source, clock
         self._config = source.config
         self._journal = journal
         self._metrics = Metrics()
@@ -52,6 +60,8 @@ class Sidecar:
             config.name: Listener(config, listening[config.name], self._scratch, self._metrics, journal)
             for config in self._config.listeners
         }
+        self._suspended: str | None = None
+        self._policy_changes_at = next_change(self._config, clock())
         self._sweeping: asyncio.TimerHandle | None = None
         self._looking: list[asyncio.Task[None]] = []
 
@@ -66,16 +76,21 @@ class Sidecar:
         self._sweep()
 
     def reload(self) -> Reloaded:
-        """Read the configuration again and use it; what is broken or cannot change changes nothing at all."""
+        """Read the configuration again and use it; what is broken or cannot change changes nothing at all.
+
+        There is one exception: an advisory that leaves nothing to work with suspends every listener, until a reload
+        brings a configuration that works.
+        """
         try:
             config = self._source.read_again()
-            if config == self._config:
+            if config == self._config and self._suspended is None:
                 reloaded = Reloaded("unchanged")
             else:
                 self._take_on(config)
                 reloaded = Reloaded("ok")
         except PqflError as error:
             reloaded = Reloaded("failed", str(error))
+            self._suspend_if_withdrawn(error)
         self._metrics.reloads[reloaded.result] += 1
         if reloaded.result != "unchanged":
             self._journal.record(
@@ -121,7 +136,10 @@ class Sidecar:
                 "policy": config.tls.policy.name,
                 "backends": await listener.backends(),
             }
+        if self._suspended is not None:
+            found["suspended"] = self._suspended
         return found | {
+            "advisories": advisory_facts(self._config),
             "version": version("pqfl"),
             "openssl": openssl_version(),
             "crypto_seconds": self._scratch.crypto_seconds,
@@ -139,11 +157,40 @@ class Sidecar:
             _require_same_place(before[name], listener)
         # All of them are made before one of them is used: a broken one leaves everything as it was.
         prepared = [(self.listeners[name], self.listeners[name].prepare(listener)) for name, listener in after.items()]
+        former, self._config, self._suspended = self._config, config, None
+        # Said first: connections that it closes are in the log behind the reason.
+        for name, facts in policy_events(former, config):
+            self._metrics.listener(name, after[name].role.value).policy_changes += 1
+            self._journal.record(EventKind.POLICY, "policy", listener=name, **facts)
         for running, ready in prepared:
             running.reconfigure(ready)
-        self._config = config
+        self._policy_changes_at = next_change(config, self._clock())
+
+    def _suspend_if_withdrawn(self, error: PqflError) -> None:
+        if not isinstance(error, PolicyError) or error.reason != WITHDRAWN:
+            return
+        self._suspended = str(error)
+        self._policy_changes_at = None
+        for listener in self._config.listeners:
+            self._journal.record(
+                EventKind.POLICY, "policy", listener=listener.name, old=listener.tls.policy.name, new="none",
+                why=str(error),
+            )  # fmt: skip
+        for running in self.listeners.values():
+            running.suspend(str(error))
+
+    def _advance(self) -> None:
+        """Let the advisory that is in force have its effect of this moment, whatever state the files are in."""
+        self._policy_changes_at = None
+        try:
+            self._take_on(at_moment(self._config, self._clock()))
+        except PqflError as error:
+            self._journal.say("advisory", result="failed", detail=str(error))
+            self._suspend_if_withdrawn(error)
 
     def _sweep(self) -> None:
+        if self._policy_changes_at is not None and self._clock() >= self._policy_changes_at:
+            self._advance()
         for listener in self.listeners.values():
             listener.sweep()
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from gateway.advising import policy_events
 from gateway.config import ServiceConfig, Source
 from gateway.exposition import Snapshot
 from gateway.journal import Auditor, Journal
@@ -52,6 +53,7 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
         status_address, runner = await start_status(config, sidecar.snapshot)
         sidecar.start()
         announce(sidecar, journal, status_address)
+        announce_policies(config, journal)
         notifier.ready()
         tasks = background(config, notifier, lambda: reload(sidecar, notifier))
         await signals.stop.wait()
@@ -131,6 +133,12 @@ def announce(sidecar: Sidecar, journal: Journal, status_address: str | None) -> 
             "target": ",".join(map(str, config.targets)), "policy": config.tls.policy.name,
         }  # fmt: skip
         journal.record(EventKind.START, "listening", **facts, status=status_address, openssl=openssl_version())
+
+
+def announce_policies(config: ServiceConfig, journal: Journal) -> None:
+    """Say of every listener under an advisory what it took away."""
+    for name, facts in policy_events(None, config):
+        journal.record(EventKind.POLICY, "policy", listener=name, **facts)
 
 
 def open_audit(config: ServiceConfig) -> AuditLog | None:

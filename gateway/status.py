@@ -33,8 +33,8 @@ def summarise(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def is_ready(snapshot: Snapshot) -> bool:
-    """Whether every listener has a backend that can be reached."""
-    return all(
+    """Whether every listener has a backend that can be reached, and no advisory leaves nothing to work with."""
+    return "suspended" not in snapshot and all(
         not listener["backends"] or any(state["up"] for state in listener["backends"].values())
         for listener in snapshot["listeners"].values()
     )
@@ -55,8 +55,10 @@ async def serve_status(listener: socket.socket, ask: Ask) -> web.AppRunner:
         return web.Response(text="ok\n")
 
     async def answer_readiness(_request: web.Request) -> web.Response:
-        ready = is_ready(await ask())
-        return web.Response(text="ready\n" if ready else "no backend answers\n", status=200 if ready else 503)
+        snapshot = await ask()
+        if is_ready(snapshot):
+            return web.Response(text="ready\n")
+        return web.Response(text=f"{snapshot.get('suspended', 'no backend answers')}\n", status=503)
 
     app = web.Application(middlewares=[_in_one_sentence])
     app.add_routes(

@@ -20,7 +20,7 @@ from gateway.config import Source
 from gateway.exposition import Snapshot, merge
 from gateway.journal import Journal
 from gateway.notify import Notifier
-from gateway.standalone import Signals, auditor_of, background, open_audit, start_status
+from gateway.standalone import Signals, announce_policies, auditor_of, background, open_audit, start_status
 from gateway.worker import ENVIRONMENT, Inheritance
 from pqfl_transport.audit import EventKind
 from pqfl_transport.errors import PlatformError, PqflError, TransportError
@@ -72,6 +72,7 @@ class Supervisor:
                 await self._start(number)
             await self._all_ready()
             self._announce(status_address)
+            announce_policies(self._config, self._journal)
             self._notifier.ready()
             tasks = background(self._config, self._notifier, self._tell_to_reload)
             stopping = asyncio.ensure_future(signals.stop.wait())

@@ -17,6 +17,7 @@ import ssl as ssl_module
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -28,15 +29,24 @@ from pqfl_transport.content.key_files import load_receiving_keys
 from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.streams import sealed
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import ConfigurationError, MessageError, PqflError, RoundError, TransportError
+from pqfl_transport.errors import (
+    ConfigurationError,
+    MessageError,
+    PolicyError,
+    PqflError,
+    RoundError,
+    TransportError,
+)
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
 from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
-from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.membership import load_membership, under_policy
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen, fixed
+from pqfl_transport.pki.ruling import Ruling, load_policy
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Policy
 from pqfl_transport.spool import Spool
 from pqfl_transport.timing import Stopwatch
 
@@ -53,6 +63,9 @@ _log = logging.getLogger(__name__)
 _NONCE_BYTES = 16
 # The round went on without this update: nothing is wrong with it, and the next round takes another.
 _TOO_LATE = frozenset({"stale", "closed", "wrong_challenge", "expired", "wrong_base_model", "duplicate"})
+# It was opened again because an advisory took its suite away; what it is sealed with next is judged on joining.
+_WITHDRAWN = frozenset({"content_suite", "wrong_suite"})
+_AHEAD_SECONDS = 0.5
 _STATE_TAG = "site-state/v1"
 _STATE_FIELDS = {"pqfl": str, "round": int, "roster": int}
 
@@ -85,6 +98,10 @@ class FederatedClient:
     mixed into updates and has to be in models. Encrypted keys are opened with ``passphrase``, what is in
     ``passphrase_file`` (mode 0600), or what is in ``PQFL_PASSPHRASE``.
 
+    ``policy`` is worked under instead of that of the roster's level: a name, a path to a ``.toml`` file, or a `Policy`.
+    ``advisory_path`` is the federation's current advisory, read again before every round; the highest one seen is kept
+    in ``advisory_state_path``, beside it unless given.
+
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
     """
@@ -106,21 +123,34 @@ class FederatedClient:
         passphrase_file: Path | str | None = None,
         spool_dir: Path | str | None = None,
         keys_path: Path | str | None = None,
+        policy: Policy | str | None = None,
+        advisory_path: Path | str | None = None,
+        advisory_state_path: Path | str | None = None,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
         self._state_path = None if state_path is None else Path(state_path)
         seen_round, seen_roster = _load_state(self._state_path)
         anchors = folder / "ca.pem" if ca_path is None else Path(ca_path)
+        named = load_policy(policy) if isinstance(policy, str) else policy
         phrases = _passphrases(passphrase, passphrase_file)
         member = load_membership(
-            folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster, passphrases=phrases
-        )
+            folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster, policy=named,
+            passphrases=phrases,
+        )  # fmt: skip
+        self._anchors = keystore.load_anchors(anchors)
+        self._ruling = Ruling(
+            member.policy, tuple(keystore.root_keys(self._anchors)), member.roster.federation,
+            None if advisory_path is None else Path(advisory_path),
+            None if advisory_state_path is None else Path(advisory_state_path),
+        )  # fmt: skip
+        member = under_policy(member, self._anchors, self._ruling.read(), now=datetime.now(UTC))
         keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
         self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         self._spool = None if spool_dir is None else Spool(Path(spool_dir))
+        self._retry_seconds = retry_seconds
         self._base: tuple[int, Weights] | None = None
         self._submitted: set[bytes] = set()
         self._missed = 0
@@ -152,10 +182,22 @@ class FederatedClient:
     async def join(self) -> RoundInfo:
         """Wait for a round that takes an update of ours, or for the end of all rounds, and return it.
 
-        Raises ``RoundError`` (``failed``) where the rounds failed, and everything that `Participant.judge` raises.
+        Raises ``RoundError`` (``failed``) where the rounds failed, and everything that `Participant.judge` raises. An
+        aggregator that does not know this site's advisory yet is given ``retry_seconds`` to take it on.
         """
+        give_up: float | None = None
         while True:
-            info = await self._current_round()
+            try:
+                info = await self._current_round()
+            except PolicyError as error:
+                advised = self._ruling.advised
+                ahead = error.reason == "content_suite" and advised is not None and bool(advised.changes)
+                give_up = give_up or time.monotonic() + self._retry_seconds
+                if not ahead or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(_AHEAD_SECONDS)
+                continue
+            give_up = None
             if info.state is RoundState.FAILED:
                 raise RoundError(f"the aggregator gave up in round {info.number}", reason="failed")
             if info.is_finished:
@@ -185,8 +227,13 @@ class FederatedClient:
         if self._base is None or self._base[0] != info.model_version:
             raise ConfigurationError("fetch the model of this round before submitting to it", reason="not_fetched")
         base = self._base[1]
-        extra = await self._extra_keys()
-        return await self._send(await self._in_thread(self._seal, info, base, weights, samples, extra))
+        try:
+            await self._in_thread(self._keep_policy)
+            extra = await self._extra_keys()
+            update = await self._in_thread(self._seal, info, base, weights, samples, extra)
+        except PqflError as error:
+            return self._missed_or_raise(error, info.number, info.document.challenge)
+        return await self._send(update)
 
     async def run(self, train: Train) -> Weights:
         """Take part in every round until the last one; return the final model.
@@ -220,13 +267,20 @@ class FederatedClient:
             raise
         except PqflError as error:
             self._forget(update.envelope_id)
-            if not (isinstance(error, RoundError) and error.reason in _TOO_LATE):
-                raise
-            self._missed += 1
-            _log.warning("round %d went on without this update: %s", update.address.round_number, error)
-            return False
+            return self._missed_or_raise(error, update.address.round_number, update.challenge)
         self._forget(update.envelope_id)
         return True
+
+    def _missed_or_raise(self, error: PqflError, round_number: int, challenge: bytes) -> bool:
+        """Return False where the round went on, or its suite went, without this update; else raise the error."""
+        late = isinstance(error, RoundError) and error.reason in _TOO_LATE
+        withdrawn = isinstance(error, RoundError | PolicyError | MessageError) and error.reason in _WITHDRAWN
+        if not late and not withdrawn:
+            raise error
+        self._submitted.add(challenge)
+        self._missed += 1
+        _log.warning("round %d went on without this update: %s", round_number, error)
+        return False
 
     async def _send_stored(self, info: RoundInfo) -> bool:
         """Go on with an update of this round that an earlier process of this site had sealed."""
@@ -261,6 +315,7 @@ class FederatedClient:
         nonce = secrets.token_hex(_NONCE_BYTES)
         data = await self._exchange.round_document(nonce)
         seen = self._participant.seen_round
+        await self._in_thread(self._keep_policy)
         info = await self._in_thread(self._participant.judge, data, nonce, time.time())
         roster = self._participant.member.roster
         if info.document.roster_number > roster.number:
@@ -271,6 +326,22 @@ class FederatedClient:
         if self._state_path is not None and self._participant.seen_round > seen:
             _save_state(self._state_path, self._participant.seen_round, roster.number)
         return info
+
+    def _keep_policy(self) -> None:
+        """Read the advisory again. A file that is broken or older changes nothing; one that leaves nothing, raises."""
+        before = self._ruling.policy
+        try:
+            policy = self._ruling.read()
+        except PolicyError:
+            raise
+        except PqflError as error:
+            _log.warning("the advisory changes nothing: %s", error)
+            return
+        if policy != before:
+            participant, advised = self._participant, self._ruling.advised
+            participant.member = under_policy(participant.member, self._anchors, policy, now=datetime.now(UTC))
+            why = "" if advised is None else advised.facts()["why"]
+            _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
 
     async def _train(self, train: Train, weights: Weights, info: RoundInfo) -> Trained:
         with self._training.running():

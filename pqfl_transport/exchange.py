@@ -58,7 +58,8 @@ _PASSING = frozenset(
 # What an upload can come to when others wrote to it.
 _DAMAGED = frozenset({"bad_body", "bad_trailer", "truncated", "excess"})
 _SERVER_ERRORS = 500
-_RANGE_NOT_SATISFIABLE = 416
+# Precondition failed, and range not satisfiable.
+_NOT_THE_SAME = frozenset({412, 416})
 _PARTIAL_CONTENT = 206
 
 Value = TypeVar("Value")
@@ -144,13 +145,20 @@ class Exchange:
     async def model(self, version: int, receiver: Receiver) -> None:
         """Give ``receiver`` the sealed model of a version; what it raises ends the transfer."""
         path = f"/v1/models/{version}"
+        tag = ""
 
         async def get() -> None:
-            headers = {"Range": f"bytes={receiver.received_bytes}-"} if receiver.received_bytes else {}
+            nonlocal tag
+            begin = receiver.received_bytes
+            # A model that was sealed again meanwhile is another envelope, of which the rest would be of no use.
+            headers = {"Range": f"bytes={begin}-", "If-Match": tag} if begin and tag else {}
             async with self._open().get(self._url(path), headers=headers, allow_redirects=False) as answer:
-                if answer.status == _RANGE_NOT_SATISFIABLE or not _goes_on(answer, receiver.received_bytes):
+                if not _goes_on(answer, begin):
                     receiver.restart()
+                if answer.status in _NOT_THE_SAME:
+                    raise TransportError(f"{path}: begins again, it is another one now", reason="cut_off")
                 await self._require_ok(answer)
+                tag = answer.headers.get("ETag", "")
                 async for piece in answer.content.iter_any():
                     self.bytes_received += len(piece)
                     if receiver.may_wait:

@@ -236,8 +236,11 @@ class Participant:
         """Return what seals the change from ``base`` to ``new``, and the plaintext it seals.
 
         Raises ``RoundError`` where ``new`` does not fit the model or is not finite (`fedavg`), and ``bad_samples``
-        for a number below 1 or above this site's cap in the roster.
+        for a number below 1 or above this site's cap in the roster; ``PolicyError`` (``content_suite``) where the
+        round's suite is not allowed any more.
         """
+        # An advisory may have taken the suite away while the model was trained.
+        self.member.policy.require_content_suite(info.document.suite)
         count = self._checked_samples(samples)
         delta = subtract(_as_arrays(new), base)
         check_update(delta, base)

@@ -17,7 +17,7 @@ from hashlib import sha256
 import aiohttp
 from aiohttp import web
 
-from gateway.http.profiles import Admitted, Session, invite_body
+from gateway.http.profiles import Admitted, Session, Watch, invite_body
 from gateway.http.rules import Rule, matches, require_allowed
 from pqfl_transport.aggregation.round_document import (
     MAX_DOCUMENT_BYTES,
@@ -71,8 +71,13 @@ class AggregatorGuard:
     """Sees to it that updates are sealed, signed by who sends them, and for the round that is open."""
 
     def __init__(
-        self, roster: Roster, policy: Policy, rules: Sequence[Rule] = (), clock: Callable[[], float] = time.time
+        self,
+        roster: Roster,
+        policy: Callable[[], Policy],
+        rules: Sequence[Rule] = (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """``policy`` gives the one of the moment: an update in flight is cut where its suite is withdrawn."""
         self._roster, self._policy, self._clock = roster, policy, clock
         self._rules = tuple(rules) or _RULES
         self._known: _Known | None = None
@@ -98,10 +103,10 @@ class AggregatorGuard:
         sender = self._sender(prologue.header, session)
         self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request)
         self._require_open(prologue.header, await self._document(prologue.header.round, session))
-        await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy)
-        counter = _Counter(envelope_bytes(prologue) - len(prologue.raw))
-        counter(rest)
-        return Admitted(prefix=prologue.raw + rest, watch=counter)
+        await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy())
+        watch = self._watch(prologue.header.suite, envelope_bytes(prologue) - len(prologue.raw))
+        watch(rest)
+        return Admitted(prefix=prologue.raw + rest, watch=watch)
 
     def status_of(self, error: PqflError) -> int:
         """Return the status of `pqfl_transport.problems`."""
@@ -113,7 +118,7 @@ class AggregatorGuard:
                 f"the update of {header.sender} came over the connection of {session.peer.name}", reason="wrong_sender"
             )
         _require_post_quantum(session)
-        self._policy.require_content_suite(header.suite)
+        self._policy().require_content_suite(header.suite)
         return self._roster.party(header.sender)
 
     async def _admit_upload(self, request: web.BaseRequest, address: UploadAddress, session: Session) -> Admitted:
@@ -130,12 +135,23 @@ class AggregatorGuard:
             )
         document = await self._document(address.round_number, session)
         _require_collecting(document, address.round_number)
+        self._policy().require_content_suite(document.suite)
         offset, most_bytes = UploadFields.of(request.headers).offset, most_envelope_bytes(_most_plaintext(document))
         if offset is None:
             raise MessageError("an append says Upload-Offset", reason="malformed")
         if offset + (request.content_length or 0) > most_bytes:
             raise MessageError(f"an update has at most {most_bytes} bytes", reason="too_large")
-        return Admitted(watch=_Counter(most_bytes - offset))
+        return Admitted(watch=self._watch(document.suite, most_bytes - offset))
+
+    def _watch(self, suite: str, left_bytes: int) -> Watch:
+        """Return what lets so many bytes pass, for as long as the policy lists the suite."""
+        counter = _Counter(left_bytes)
+
+        def watch(piece: bytes) -> None:
+            self._policy().require_content_suite(suite)
+            counter(piece)
+
+        return watch
 
     def _check_address(self, prologue: Prologue, round_: int, envelope_id: bytes, request: web.BaseRequest) -> None:
         header, length_bytes = prologue.header, request.content_length

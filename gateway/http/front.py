@@ -32,6 +32,7 @@ from gateway.metrics import ListenerMetrics
 from gateway.tcp import Scratch
 from pqfl_transport import problems
 from pqfl_transport.errors import PlatformError, PqflError, TransportError
+from pqfl_transport.policy import Policy
 from pqfl_transport.tls.engine import TlsEngine
 from pqfl_transport.tls.peers import PeerFacts
 
@@ -65,11 +66,19 @@ class HttpFront:
     """Serves all connections of a listener in HTTP mode."""
 
     def __init__(
-        self, config: ListenerConfig, scratch: Scratch, *, dial: Dial, refused: Refused, counts: ListenerMetrics
+        self,
+        config: ListenerConfig,
+        scratch: Scratch,
+        *,
+        dial: Dial,
+        refused: Refused,
+        counts: ListenerMetrics,
+        policy: Callable[[], Policy] | None = None,
     ) -> None:
+        """``policy`` gives the one of the moment, which may be tightened while requests are under way."""
         self._config, self._scratch = config, scratch
         self._dial, self._refused, self._counts = dial, refused, counts
-        self._guard = _guard(config)
+        self._guard = _guard(config, policy or (lambda: config.tls.policy))
         self._own = config.tls.own.name
         self._server = web.Server(
             self._handle, access_log=None, logger=_silent,
@@ -105,15 +114,16 @@ class HttpFront:
     def drain(self) -> None:
         """Finish requests that are being answered, then close their connections; idle ones close at once."""
         for protocol in self._server.connections:
-            protocol.close()
-            if protocol.transport is not None and protocol._current_request is None:  # noqa: SLF001 -- no public word
-                protocol.transport.close()
+            if isinstance(protocol.transport, EngineTransport):
+                self._retire(protocol.transport)
 
     def _retire(self, transport: EngineTransport) -> None:
-        protocol = transport.get_protocol()
-        if isinstance(protocol, web.RequestHandler):
-            protocol.close()
+        protocol, session = transport.get_protocol(), transport.session
+        if isinstance(protocol, web.RequestHandler) and isinstance(session, Session):
+            session.retiring = True
+            # A protocol that was closed takes no more of a body that is still coming, so only an idle one is.
             if protocol._current_request is None:  # noqa: SLF001 -- no public word
+                protocol.close()
                 transport.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -140,6 +150,8 @@ class HttpFront:
             self._refused(failure, session.peer, session.source)
             response = self._problem(failure)
         self._counts.requests[f"{response.status // 100}xx"] += 1
+        if session.retiring:
+            response.force_close()
         return response
 
     async def _forward(
@@ -224,11 +236,11 @@ def _url(request: web.BaseRequest) -> URL:
     return URL(f"http://backend{request.raw_path}", encoded=True)
 
 
-def _guard(config: ListenerConfig) -> Guard:
+def _guard(config: ListenerConfig, policy: Callable[[], Policy]) -> Guard:
     rules = config.http
     if rules.profile is Profile.FLOWER:
         return FlowerGuard(rules.allow)
     if rules.profile is Profile.AGGREGATOR:
         assert rules.roster is not None  # noqa: S101 -- the configuration saw to it
-        return AggregatorGuard(rules.roster, config.tls.policy, rules.allow)
+        return AggregatorGuard(rules.roster, policy, rules.allow)
     return Plain(rules.allow)

@@ -29,6 +29,8 @@ class Session:
     source: str
     upstream: Upstream
     requests: int = 0
+    retiring: bool = False
+    """Whether the request under way is its last one."""
 
 
 @dataclass(frozen=True, slots=True)

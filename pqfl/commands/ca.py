@@ -1,9 +1,11 @@
 """`pqfl ca`: make the authority of a federation and issue identities from it. The ceremony is in `certs/README.md`."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from certs.authority import DEFAULT_FEDERATION, DEFAULT_WEIGHT_CAP, Authority, I
 from certs.ledger import Entry, read_ledger
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
+from pqfl_transport.algorithms import meant_by
 from pqfl_transport.errors import CertificateError, ConfigurationError
+from pqfl_transport.pki import keystore
 from pqfl_transport.pki.authority import Host, require_host
 from pqfl_transport.pki.files import read_public
 from pqfl_transport.pki.profiles import LEAF_DAYS, PROFILES, Usage
@@ -21,7 +25,7 @@ from pqfl_transport.pki.roster import MAX_WEIGHT_CAP
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.pki.statements import MAX_STATEMENT_BYTES
 from pqfl_transport.pki.words import to_lines, to_words
-from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel
+from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, Verdict, Withdrawal
 
 _PATH = click.Path(path_type=Path)
 _LEVEL = click.Choice([level.value for level in SecurityLevel])
@@ -29,6 +33,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the facts as
 
 # Which flag the operator has to look at for each reason of a refusal.
 _INIT_FLAGS = {"exists": "--dir", "not_writable": "--dir"}
+_ADVISE_FLAGS = {"not_withdrawn": "--restore", "missing": "--dir", "malformed": "--dir"}
+_DAYS = re.compile(r"([1-9][0-9]{0,4})d", re.ASCII)
 _ISSUE_FLAGS = {
     "already_issued": "--name",
     "bad_validity": "--days",
@@ -191,6 +197,92 @@ def rekey(folder: Path, statement: Path, passphrase_file: Path | None, as_json: 
         f"{taken.id}: receiving key {taken.after}\n{lines}\n"
         f"Roster number {number}: give {authority.roster_path} to every party again.",
         as_json=as_json,
+    )
+
+
+def _moment(text: str, flag: str) -> int:
+    """Return Unix seconds of a date, or a date and a time, in UTC unless it says otherwise."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{text!r}: expected a date as 2027-01-31, or 2027-01-31T12:00Z", param_hint=flag
+        ) from error
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def _end(text: str) -> int:
+    days = _DAYS.fullmatch(text)
+    if days is not None:
+        return int((datetime.now(UTC) + timedelta(days=int(days[1]))).timestamp())
+    end = _moment(text, "--expires")
+    if end <= datetime.now(UTC).timestamp():
+        raise click.BadParameter(f"{text}: is over already", param_hint="--expires")
+    return end
+
+
+def _withdrawal(text: str, why: str) -> Withdrawal:
+    name, _, rest = text.rpartition("=")
+    status, _, not_before = rest.partition("@")
+    if not name or status not in set(Verdict):
+        raise click.BadParameter(
+            f"{text!r}: expected ALGORITHM=STATUS or ALGORITHM=STATUS@DATE; STATUS is {' or '.join(Verdict)}",
+            param_hint="--withdraw",
+        )
+    try:
+        meant_by(name)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), param_hint="--withdraw") from error
+    return Withdrawal(name, Verdict(status), _moment(not_before, "--withdraw") if not_before else 0, why)
+
+
+@ca_group.command("advisory")
+@click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
+@click.option(
+    "--withdraw",
+    multiple=True,
+    metavar="ALGORITHM=STATUS[@DATE]",
+    help="Take an algorithm out of use, at once or from a date on: deprecated or broken; repeatable.",
+)
+@click.option("--restore", multiple=True, metavar="ALGORITHM", help="Take a withdrawal back; repeatable.")
+@click.option("--why", default="", metavar="TEXT", help="One line that operators read; needed with --withdraw.")
+@click.option("--expires", default="90d", show_default=True, metavar="DATE|Nd", help="By when there is a newer one.")
+@click.option("--out", type=_PATH, help="Write it here too.")
+@passphrase_option
+@_JSON
+def advisory(  # noqa: PLR0913, PLR0917 -- one argument a flag
+    folder: Path,
+    withdraw: tuple[str, ...],
+    restore: tuple[str, ...],
+    why: str,
+    expires: str,
+    out: Path | None,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Sign the next advisory: what gateways, aggregators and sites must not use any more.
+
+    It holds what the last one held and what --withdraw adds. Without either only its end is moved. Needs root.key.
+    """
+    if withdraw and not why:
+        raise click.UsageError("--withdraw needs --why: operators want to know")
+    withdrawals = [_withdrawal(text, why) for text in withdraw]
+    with _blaming(_ADVISE_FLAGS):
+        authority = Authority.open(folder, passphrases_of(passphrase_file))
+        made = authority.advise(withdrawals, expires_at=_end(expires), restored=restore)
+    path = authority.advisory_path
+    if out is not None:
+        keystore.write_public(out, keystore.read_public(path))
+        path = out
+    if as_json:
+        click.echo(json.dumps(asdict(made) | {"file": str(path)}))
+        return
+    end = datetime.fromtimestamp(made.expires_at, UTC)
+    click.echo(f"{path}: advisory number {made.number} of federation {made.federation}, until {end:%Y-%m-%d}")
+    for one in made.withdrawals:
+        click.echo(f"  {one.sentence()}")
+    click.echo(
+        "Give it to every party. `pqfl policy advisory` shows it, `pqfl policy explain --advisory` what it leaves."
     )
 
 

@@ -6,15 +6,18 @@ import click
 
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import (
+    CACERT,
     EXPERIMENTAL,
     KEYS_OPTION,
     PATH,
     Reader,
+    Rules,
     load_keys,
     named,
     policy_for,
     say,
     sender_of,
+    with_policy,
 )
 from pqfl_transport.content.files import open_file, seal_file, verify_file
 from pqfl_transport.content.header import CODECS, LOSSLESS
@@ -35,6 +38,8 @@ from pqfl_transport.pki import keystore
 @passphrase_option
 @KEYS_OPTION
 @click.option("--peer", "peers", multiple=True, metavar="URI", help="With --keys: SPIFFE ID of a reader; repeatable.")
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -48,6 +53,9 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     passphrase_file: Path | None,
     keys_path: Path | None,
     peers: tuple[str, ...],
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -60,9 +68,13 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
     """
     sender = keystore.load_signing_identity(identity, passphrases=passphrases_of(passphrase_file))
     keys = [load_recipient(path) for path in recipients]
-    policy = policy_for(sender.key.algorithm, keys[0].kem, experimental=allow_experimental)
+    chosen = Rules(policy, advisory, cacert).apply(
+        lambda: policy_for(sender.key.algorithm, keys[0].kem, experimental=allow_experimental),
+        federation=sender.id.federation,
+        beside=identity,
+    )
     parameters = EnvelopeParameters(
-        suite=policy.content_suite.id,
+        suite=chosen.suite_for(sender.key.algorithm, keys[0].kem).id,
         federation=sender.id.federation,
         sender=str(sender.id),
         direction="file",
@@ -88,6 +100,8 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
 @EXPERIMENTAL
 @KEYS_OPTION
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -97,6 +111,9 @@ def open_command(  # noqa: PLR0913, PLR0917 -- one option each
     allow_experimental: bool,
     passphrase_file: Path | None,
     keys_path: Path | None,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -106,7 +123,8 @@ def open_command(  # noqa: PLR0913, PLR0917 -- one option each
     Of several keys in the --key file, the one that the envelope is sealed to opens it.
     """
     reader = Reader(key_path, passphrases_of(passphrase_file))
-    sender = sender_of(sender_path, reader, experimental=allow_experimental)
+    rules = Rules(policy, advisory, cacert, allow_experimental)
+    sender = sender_of(sender_path, reader, rules, beside=key_path.parent)
     ring = load_keys(keys_path)
     header = named(
         source, lambda: open_file(source, target, sender=sender, unlock=reader.key_of, key_source=ring), key_path
@@ -122,11 +140,22 @@ def open_command(  # noqa: PLR0913, PLR0917 -- one option each
 @click.command(short_help="Verify a sealed file without opening it.")
 @click.option("--from", "sender_path", required=True, type=PATH, help="The sender's signing.pem.")
 @EXPERIMENTAL
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
-def verify(sender_path: Path, allow_experimental: bool, as_json: bool, source: Path) -> None:
+def verify(
+    sender_path: Path,
+    allow_experimental: bool,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
+    as_json: bool,
+    source: Path,
+) -> None:
     """Verify who signed an envelope, and its body too where it has a trailer. Needs no secret."""
-    sender = sender_of(sender_path, experimental=allow_experimental)
+    rules = Rules(policy, advisory, cacert, allow_experimental)
+    sender = sender_of(sender_path, rules=rules, beside=sender_path.parent)
     prologue = named(source, lambda: verify_file(source, sender))
     header = prologue.header
     facts = {

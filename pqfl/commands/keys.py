@@ -26,6 +26,7 @@ from pqfl_transport.extrakeys import load_keys_config, load_ring
 from pqfl_transport.pki.files import read_secret, replace_secret, write_public, write_secret
 from pqfl_transport.pki.keystore import load_private_pem
 from pqfl_transport.pki.passphrases import PassphraseSource
+from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
 from pqfl_transport.qkd import Link
 
@@ -48,15 +49,21 @@ for command in (show, fingerprint, rotate, announce, prune):
 @click.option(
     "--kem", metavar="NAME", help="Any KEM of `pqfl algorithms` that makes receiving keys, instead of --level."
 )
+@click.option("--policy", metavar="NAME|FILE", help="Instead of --level: the KEM of its first content suite.")
 @click.option("--encrypt", is_flag=True, help="Encrypt the private key under a passphrase.")
 @passphrase_option
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def new_key(
-    out: Path, level: str | None, kem: str | None, encrypt: bool, passphrase_file: Path | None, as_json: bool
+    out: Path,
+    level: str | None,
+    kem: str | None,
+    policy: str | None,
+    encrypt: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Make a receiving key: FILE (secret, mode 0600) and FILE.pub."""
-    if level is not None and kem is not None:
-        raise click.UsageError("--kem says it already: leave --level away")
+    name = _kem_of(level, kem, policy)
     public = out.with_name(out.name + ".pub")
     for path in (out, public):
         if path.exists():
@@ -64,7 +71,6 @@ def new_key(
     if passphrase_file is not None and not encrypt:
         raise click.UsageError("--passphrase-file is for --encrypt")
     passphrase = new_passphrase(str(out), passphrase_file, environment=True) if encrypt else None
-    name = for_level(level or DEFAULT_LEVEL).content_suite.kem if kem is None else find(kem, Kind.KEM).name
     key = ReceivingKey.generate(name)
     entry = KeyEntry.of(key, made=int(time.time()))
     write_secret(out, (entry if passphrase is None else entry.encrypted(passphrase)).to_pem())
@@ -75,6 +81,16 @@ def new_key(
     }  # fmt: skip
     how = ", encrypted" if encrypt else ""
     say(facts, f"{out} and {public}: {key.kem}{how}, fingerprint {key.fingerprint.hex()}", as_json=as_json)
+
+
+def _kem_of(level: str | None, kem: str | None, policy: str | None) -> str:
+    if policy is not None and level is not None:
+        raise ConfigurationError(f"--policy {policy} decides the KEM: leave --level away", reason="two_policies")
+    if kem is not None and (level is not None or policy is not None):
+        raise ConfigurationError(f"--kem {kem} says it already: leave --level and --policy away", reason="two_policies")
+    if kem is not None:
+        return find(kem, Kind.KEM).name
+    return (for_level(level or DEFAULT_LEVEL) if policy is None else load_policy(policy)).content_suite.kem
 
 
 @key_group.command("psk")

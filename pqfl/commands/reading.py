@@ -1,9 +1,10 @@
 """What the commands on envelopes share: keys and certificates from files, errors that name the file, the output."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,8 @@ from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningCertificate
 from pqfl_transport.pki.passphrases import PassphraseSource
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.policy import POLICIES, Policy
+from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
+from pqfl_transport.policy import POLICIES, Advisory, Policy, tighten
 
 T = TypeVar("T")
 
@@ -28,6 +30,54 @@ PATH = click.Path(path_type=Path)
 
 EXPERIMENTAL = click.option("--allow-experimental", is_flag=True, help="Use KEMs that no security level lists.")
 KEYS_OPTION = click.option("--keys", "keys_path", type=PATH, help="File of key sources: keys shared from elsewhere.")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the options of `with_policy` said."""
+
+    policy: str | None = None
+    advisory: Path | None = None
+    cacert: Path | None = None
+    experimental: bool = False
+    """Whether KEMs that no level lists may be used, where no policy was named that says so itself."""
+
+    def apply(self, default: Callable[[], Policy], *, federation: str, beside: Path | None) -> Policy:
+        """Return the policy to work under; ``default`` gives the one where none was named.
+
+        The root that signs advisories is in --cacert, or in the ``ca.pem`` of the folder ``beside``.
+        """
+        policy = default() if self.policy is None else load_policy(self.policy)
+        if self.advisory is None:
+            return policy
+        advisory = read_advisory(self.advisory, self.cacert or _beside(beside), federation=federation)
+        return tighten(policy, advisory, time.time())[0]
+
+
+def with_policy(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --policy and --advisory; the command takes them as ``policy`` and ``advisory``, its own ``cacert`` beside."""
+    advisory = click.option("--advisory", type=PATH, help="Advisory of the root: withdrawn algorithms are refused.")
+    policy = click.option("--policy", metavar="NAME|FILE", help="A policy instead of the one that the keys belong to.")
+    return policy(advisory(command))
+
+
+CACERT = click.option("--cacert", type=PATH, help="Trust anchors, for --advisory.  [default: ca.pem beside the keys]")
+
+
+def read_advisory(path: Path, cacert: Path, *, federation: str | None) -> Advisory:
+    """Read an advisory; what was seen of it is kept beside it where that is possible."""
+    beside = seen_beside(path)
+    remembers = beside.exists() or os.access(beside.parent, os.W_OK)
+    roots = keystore.root_keys(keystore.load_anchors(cacert))
+    return load_advisory(
+        path, roots, federation=federation, now=time.time(), seen_path=beside if remembers else None
+    )  # fmt: skip
+
+
+def _beside(folder: Path | None) -> Path:
+    if folder is None or not (folder / "ca.pem").exists():
+        raise ConfigurationError("--advisory needs --cacert: the root there signs it", reason="missing")
+    return folder / "ca.pem"
 
 
 class Reader:
@@ -65,25 +115,33 @@ def load_signer(path: Path) -> SigningCertificate:
     return SigningCertificate(named(path, lambda: chain.spiffe_id(certificate)), key, certificate)
 
 
-def sender_of(path: Path, reader: Reader | None = None, *, experimental: bool = False) -> Sender:
-    """Return whom envelopes have to be from, under a policy of the suites that his key and the reader's belong to.
+def sender_of(
+    path: Path, reader: Reader | None = None, rules: Rules | None = None, *, beside: Path | None = None
+) -> Sender:
+    """Return whom envelopes have to be from, under the policy that his key and the reader's belong to, or ``rules``."""
+    signer, rules = load_signer(path), rules or Rules()
+    kems = (None,) if reader is None else reader.kems
+    policy = rules.apply(
+        lambda: _policy_of(signer.key.algorithm, kems, experimental=rules.experimental),
+        federation=signer.id.federation,
+        beside=beside,
+    )
+    return Sender(str(signer.id), signer.key, policy)
 
-    Suites of experimental KEMs are in it only where ``experimental`` says so.
-    """
-    signer = load_signer(path)
-    if reader is None:
-        return Sender(str(signer.id), signer.key, policy_for(signer.key.algorithm, None, experimental=experimental))
+
+def _policy_of(signature: str, kems: Iterable[str | None], *, experimental: bool) -> Policy:
+    """Return one policy of the suites that this signature and any of these KEMs belong to."""
     policies: list[Policy] = []
     failed: PqflError | None = None
-    for kem in reader.kems:
+    for kem in kems:
         try:
-            policies.append(policy_for(signer.key.algorithm, kem, experimental=experimental))
+            policies.append(policy_for(signature, kem, experimental=experimental))
         except PqflError as error:
             failed = failed or error
     if not policies:
         raise failed or ConfigurationError("there is no receiving key", reason="wrong_key")
     suites = tuple(dict.fromkeys(suite for policy in policies for suite in policy.content_suites))
-    return Sender(str(signer.id), signer.key, replace(policies[0], content_suites=suites))
+    return replace(policies[0], content_suites=suites)
 
 
 def policy_for(signature: str, kem: str | None, *, experimental: bool = False) -> Policy:

@@ -9,15 +9,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import (
+    CACERT,
     EXPERIMENTAL,
     KEYS_OPTION,
     PATH,
     Reader,
+    Rules,
     load_keys,
     load_signer,
     named,
     say,
     sender_of,
+    with_policy,
 )
 from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.files import Sender, open_file, verified_prologue
@@ -46,6 +49,8 @@ from pqfl_transport.pki.profiles import Usage
 @click.option("--from", "sender_path", required=True, type=PATH, help="signing.pem of the file's sender.")
 @EXPERIMENTAL
 @passphrase_option
+@with_policy
+@CACERT
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="SHARE", type=PATH)
@@ -56,6 +61,9 @@ def share_open(  # noqa: PLR0913, PLR0917 -- one option each
     sender_path: Path,
     allow_experimental: bool,
     passphrase_file: Path | None,
+    policy: str | None,
+    advisory: Path | None,
+    cacert: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -64,7 +72,8 @@ def share_open(  # noqa: PLR0913, PLR0917 -- one option each
     passphrases = passphrases_of(passphrase_file)
     reader, combiner = Reader(key_path, passphrases), load_recipient(combiner_path)
     trustee = keystore.load_signing_identity(identity, passphrases=passphrases)
-    sender = sender_of(sender_path, reader, experimental=allow_experimental)
+    rules = Rules(policy, advisory, cacert, allow_experimental)
+    sender = sender_of(sender_path, reader, rules, beside=identity)
     prologue = named(source, lambda: verified_prologue(source, sender))
     key = named(source, lambda: reader.key_of(prologue), key_path)
     contribution = named(
@@ -100,6 +109,7 @@ def share_open(  # noqa: PLR0913, PLR0917 -- one option each
     help="Trust anchors of the trustees' certificates; ca.pem beside --key where neither this nor --trustee is given.",
 )
 @KEYS_OPTION
+@with_policy
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
@@ -112,6 +122,8 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     allow_experimental: bool,
     passphrase_file: Path | None,
     keys_path: Path | None,
+    policy: str | None,
+    advisory: Path | None,
     as_json: bool,
     source: Path,
     target: Path,
@@ -122,7 +134,8 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
     signed. Who contributed is proven by --trustee or --cacert, and only claimed where neither is at hand.
     """
     reader = Reader(key_path, passphrases_of(passphrase_file))
-    sender = sender_of(sender_path, reader, experimental=allow_experimental)
+    rules = Rules(policy, advisory, cacert, allow_experimental)
+    sender = sender_of(sender_path, reader, rules, beside=key_path.parent)
     if cacert is None and not trustees and (beside := key_path.parent / "ca.pem").exists():
         cacert = beside
     lookup = _lookup(trustees, cacert, sender)

@@ -4,7 +4,7 @@ Nothing in the program branches on an algorithm's name: code reads a row and doe
 and not a subclass, and an alias from an older paper means the standard that came of it.
 """
 
-from pqfl_transport.algorithms.lookup import CONTENT_SUITES, TABLE, content_suite, find
+from pqfl_transport.algorithms.lookup import CONTENT_SUITES, TABLE, content_suite, find, foundation, meant_by
 from pqfl_transport.algorithms.rows import (
     LIBOQS,
     OPENSSL,
@@ -27,4 +27,6 @@ __all__ = [
     "Status",
     "content_suite",
     "find",
+    "foundation",
+    "meant_by",
 ]

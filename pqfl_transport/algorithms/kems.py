@@ -23,12 +23,12 @@ _STANDARD = (
     Algorithm(
         "ML-KEM-768+X25519", Kind.KEM, "lattice+ecdh", Status.DRAFT, "draft-ietf-hpke-pq", 3,
         ("X-Wing", "MLKEM768-X25519"), 1216, 32, 1120, code_point=0x647A, providers=(PYCA,),
-        remark="the default: broken only if both ML-KEM-768 and X25519 are",
+        remark="the default: broken only if both ML-KEM-768 and X25519 are", rests_on=("ML-KEM-768",),
     ),
     Algorithm(
         "ML-KEM-1024+P-384", Kind.KEM, "lattice+ecdh", Status.DRAFT, "draft-ietf-hpke-pq", 5,
         ("MLKEM1024-P384",), 1665, 32, 1665, code_point=0x0051, providers=(PYCA,),
-        remark="the highest category with a classical second line",
+        remark="the highest category with a classical second line", rests_on=("ML-KEM-1024",),
     ),
     Algorithm(
         "SIKE", Kind.KEM, "isogeny", Status.BROKEN, "Castryck and Decru, ePrint 2022/975", None,
@@ -131,7 +131,7 @@ def _hybrid(row: Algorithm) -> Algorithm:
     return Algorithm(
         f"{row.name}+X25519", Kind.KEM, f"{row.family}+ecdh", Status.EXPERIMENTAL, f"ENVELOPE.md §10; {row.source}",
         row.nist_category, (), public + X25519_BYTES, None, ciphertext + X25519_BYTES, providers=(LIBOQS,),
-        remark=row.remark, secret_key_bytes=secret + X25519_BYTES + public, hybrid_of=row.name,
+        remark=row.remark, secret_key_bytes=secret + X25519_BYTES + public, hybrid_of=row.name, rests_on=(row.name,),
     )  # fmt: skip
 
 

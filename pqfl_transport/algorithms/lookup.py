@@ -38,6 +38,33 @@ def content_suite(suite_id: str) -> ContentSuite:
         raise PolicyError(f"unknown content suite {suite_id!r}", reason="unknown_suite") from None
 
 
+def meant_by(name: str) -> tuple[str, ...]:
+    """Return the names of all rows and content suites that a spelling may mean, broken ones included.
+
+    For those who take algorithms away: of two meanings both are meant. Raises ``ConfigurationError``
+    (``unknown_algorithm``) where there is none.
+    """
+    if name in CONTENT_SUITES:
+        return (name,)
+    names = tuple(row.name for row in _by_spelling().get(_spelling(name), ()))
+    if not names:
+        raise ConfigurationError(
+            f"unknown algorithm {name[:80]!r}; `pqfl algorithms` lists names and aliases", reason="unknown_algorithm"
+        )
+    return names
+
+
+def foundation(name: str) -> frozenset[str]:
+    """Return everything that a row or a content suite of exactly this name stands or falls with, itself included.
+
+    A hybrid rests on its post-quantum half (`Algorithm.rests_on`); a content suite on its KEM, its signature, the
+    cipher that wraps its keys and the one of its body. Raises ``KeyError`` for a name that no row has.
+    """
+    suite = CONTENT_SUITES.get(name)
+    below = _by_name()[name].rests_on if suite is None else (suite.kem, suite.signature, suite.aead, suite.body)
+    return frozenset({name}).union(*(foundation(part) for part in below))
+
+
 def _spelling(name: str) -> str:
     return name.casefold().replace("-", "").replace("_", "").replace(" ", "")
 
@@ -49,3 +76,8 @@ def _by_spelling() -> dict[str, tuple[Algorithm, ...]]:
         for spelling in {_spelling(word) for word in (row.name, *row.aliases)}:
             rows[spelling] = (*rows.get(spelling, ()), row)
     return rows
+
+
+@cache
+def _by_name() -> dict[str, Algorithm]:
+    return {row.name: row for row in TABLE}

@@ -57,6 +57,9 @@ class Algorithm:
     """Where a key has no seed form, the length of what is stored instead."""
     hybrid_of: str | None = None
     """The KEM that a row of our own combiner puts beside X25519 (ENVELOPE.md §10)."""
+    rests_on: tuple[str, ...] = ()
+    """The rows without which this one is not sound any more. Of a hybrid that is the post-quantum half alone: the other
+    half is the second line for the day when the first one falls, and policies list hybrids for their first line."""
 
 
 SUITE_PREFIX = "pqfl/v1/"

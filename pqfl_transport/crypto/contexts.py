@@ -17,6 +17,7 @@ class Context(bytes, Enum):
     ROSTER = DOMAIN + b"roster"
     ROUND = DOMAIN + b"round"
     AUDIT = DOMAIN + b"audit"
+    ADVISORY = DOMAIN + b"advisory"
     CONTRIBUTION = DOMAIN + b"contribution"
     RECEIVING_KEY = DOMAIN + b"receiving-key"
 

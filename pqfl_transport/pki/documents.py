@@ -32,6 +32,7 @@ class DocumentKind(Enum):
     ROSTER = ("roster", Context.ROSTER)
     ROUND = ("round", Context.ROUND)
     RECEIVING_KEY = ("receiving-key", Context.RECEIVING_KEY)
+    ADVISORY = ("advisory", Context.ADVISORY)
 
     @property
     def tag(self) -> str:

@@ -1,8 +1,11 @@
 """One party's place in its federation: who it is, whom the root says belongs, and that the two agree."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from cryptography import x509
 
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
@@ -20,11 +23,13 @@ class Membership:
 
     identity: SigningIdentity
     roster: Roster
+    chosen: Policy | None = None
+    """What is worked under instead of the policy of the roster's level."""
 
     @property
     def policy(self) -> Policy:
-        """The policy of the roster's level."""
-        return for_level(self.roster.level)
+        """The policy that was chosen, or else that of the roster's level."""
+        return self.chosen or for_level(self.roster.level)
 
     @property
     def party(self) -> Party:
@@ -36,22 +41,23 @@ class Membership:
         return [party for _, party in sorted(self.roster.parties.items()) if party.id.role is role]
 
 
-def load_membership(
+def load_membership(  # noqa: PLR0913 -- one call says everything; all but the files are keywords
     identity_dir: Path,
     ca_path: Path,
     roster_path: Path,
     *,
     role: Role,
     at_least_number: int = 0,
+    policy: Policy | None = None,
     now: datetime | None = None,
     passphrases: PassphraseSource = from_environment,
 ) -> Membership:
     """Load ``signing.pem`` and ``signing.key``, verify certificate and roster under ``ca.pem``.
 
-    ``now`` is the system's clock unless given; ``passphrases`` is asked where ``signing.key`` is encrypted. Raises
-    ``ConfigurationError`` naming the file: what `keystore` raises,
-    ``wrong_role``, ``not_in_roster`` where the roster lists this ID not at all or with another key; ``MessageError``
-    for a roster that does not hold (`keystore.load_roster`).
+    ``policy`` is that of the roster's level unless given; another one has to be of that level. ``now`` is the system's
+    clock unless given; ``passphrases`` is asked where ``signing.key`` is encrypted. Raises ``ConfigurationError``
+    naming the file: what `keystore` raises, ``wrong_role``, ``wrong_level``, ``not_in_roster`` where the roster lists
+    this ID not at all or with another key; ``MessageError`` for a roster that does not hold (`keystore.load_roster`).
     """
     now = now or datetime.now(UTC)
     anchors = keystore.load_anchors(ca_path)
@@ -61,13 +67,26 @@ def load_membership(
     roster = keystore.load_roster(
         roster_path, keystore.root_keys(anchors), at_least_number=at_least_number, federation=identity.id.federation
     )
-    membership = Membership(identity, roster)
+    if policy is not None and policy.level is not roster.level:
+        raise ConfigurationError(
+            f"policy {policy.name} is of level {policy.level}, roster {roster.number} of level {roster.level}",
+            reason="wrong_level",
+        )
+    membership = Membership(identity, roster, policy)
     try:
-        chain.verify_chain(identity.certificate, anchors, policy=membership.policy, usage=Usage.SIGNING, now=now)
+        membership = under_policy(membership, anchors, membership.policy, now=now)
     except CertificateError as error:
         raise ConfigurationError(f"{identity_dir / 'signing.pem'}: {error}", reason=error.reason) from error
     _require_listed(membership, roster_path)
     return membership
+
+
+def under_policy(
+    membership: Membership, anchors: Sequence[x509.Certificate], policy: Policy, *, now: datetime
+) -> Membership:
+    """Return the membership under another policy. Raises ``CertificateError`` where its certificate does not fit it."""
+    chain.verify_chain(membership.identity.certificate, anchors, policy=policy, usage=Usage.SIGNING, now=now)
+    return replace(membership, chosen=policy)
 
 
 def _require_listed(membership: Membership, roster_path: Path) -> None:

@@ -105,6 +105,21 @@ class Policy:
         """The suite to seal with: the first one listed."""
         return CONTENT_SUITES[self.content_suites[0]]
 
+    def suite_for(self, signature: str, kem: str | None = None) -> ContentSuite:
+        """Return the first suite that signs with a row, and seals to keys of a KEM where one is given.
+
+        Raises ``PolicyError`` (``content_suite``) where none is listed.
+        """
+        for name in self.content_suites:
+            suite = CONTENT_SUITES[name]
+            if suite.signature == signature and kem in {None, suite.kem}:
+                return suite
+        keys = signature if kem is None else f"{signature} and to keys of {kem}"
+        raise PolicyError(
+            f"policy {self.name} lists no content suite with {keys}: it lists {', '.join(self.content_suites)}",
+            reason="content_suite",
+        )
+
     def _require(self, reason: str, what: str, name: str | None, allowed: tuple[str, ...]) -> None:
         if name not in allowed:
             raise PolicyError(

@@ -90,10 +90,16 @@ class TlsContext:
                 self._sessions[host] = session
 
     def judge_again(self, engine: "TlsEngine") -> None:
-        """Check the peer of an open connection by this context's configuration.
+        """Check an open connection, what it negotiated and its peer, by this context's configuration.
 
-        Raises ``PeerError`` or ``CertificateError`` with the reason for which it would not be accepted now.
+        Raises ``PolicyError`` where it rests on an algorithm that is not listed any more, ``PeerError`` or
+        ``CertificateError`` with the reason for which its peer would not be accepted now.
         """
+        policy, peer = self.config.policy, engine.peer
+        policy.require_group(peer.group)
+        policy.require_tls_suite(peer.cipher_suite)
+        policy.require_leaf_key(peer.own_sigalg)
+        policy.require_leaf_key(peer.peer_sigalg)
         self._verifier.verify(engine.peer_certificate_der, engine.host, engine.peer_chain)
 
 
@@ -210,6 +216,11 @@ class TlsEngine:
     def release_buffers(self) -> None:
         """Give back the memory of empty buffers: for a connection that is idle after much traffic."""
         self._link.release_buffers()
+
+    @property
+    def config(self) -> TlsConfig:
+        """The configuration that this connection was begun under."""
+        return self._config
 
     @property
     def handshake_complete(self) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from aggregator.config import load_config
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.policy import SecurityLevel
+from tests.pqfl_transport.policy.test_files import GOOD as OWN_POLICY
 
 GOOD = """
 [aggregator]
@@ -41,6 +42,20 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert config.rounds.level is SecurityLevel.HIGH
     assert (config.rounds.count, config.rounds.quorum, config.rounds.attempts) == (3, 2, 3)
     assert config.rounds.deadline_seconds == 1.5
+    assert (config.advisory, config.rounds.policy, config.rounds.no_aes) == (None, None, False)
+
+
+def test_policy_and_advisory_are_files_beside_it(tmp_path: Path) -> None:
+    """A policy may be a name too."""
+    (tmp_path / "own.toml").write_text(OWN_POLICY)
+    text = GOOD.replace("audit = ", 'advisory = "a.json"\nreload_seconds = 5\naudit = ')
+    config = load_config(write(tmp_path, text + 'policy = "own.toml"\nno_aes = true\n'))
+    assert (config.advisory, config.reload_seconds) == (tmp_path / "a.json", 5)
+    assert config.rounds.policy is not None
+    assert (config.rounds.policy.name, config.rounds.no_aes) == ("cardio-2027", True)
+    named = load_config(write(tmp_path, GOOD + 'policy = "cnsa2-2026"\n')).rounds.policy
+    assert named is not None
+    assert named.name == "cnsa2-2026"
 
 
 def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
@@ -71,6 +86,10 @@ def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
         ("[model]", "[modell]", r"\[modell\]"),
         ('[model]\ninitial = "model.npz"\n', "", r"\[model\] is missing"),
         ("[model]", "model", "not TOML"),
+        ("count = 3", 'count = 3\npolicy = "paranoid"', "rounds.policy: unknown policy"),
+        ("count = 3", 'count = 3\npolicy = "./own.toml"', "rounds.policy: .*own.toml: no such file"),
+        ("count = 3", "count = 3\nno_aes = 1", "rounds.no_aes is 1; expected true or false"),
+        ('"state"', '"state"\nreload_seconds = 0.1', "aggregator.reload_seconds"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, old: str, new: str, named: str) -> None:

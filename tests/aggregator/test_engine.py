@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from aggregator.engine import Engine, Setup
+from aggregator.intake import Upload
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.errors import ConfigurationError, PlatformError
+from pqfl_transport.errors import ConfigurationError, PlatformError, PolicyError
 from pqfl_transport.participant import Participant
+from pqfl_transport.policy import Policy, for_level, tighten
+from tests.support.advisories import advisory
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, Hub, aggregator, current_round, make_hub, make_update, participant, put
 
@@ -210,3 +213,121 @@ def test_the_private_key_of_a_round_is_gone_when_it_closes(
             assert secret not in data
             assert base64.b64encode(secret)[:-4] not in data
             assert secret.hex().encode() not in data
+
+
+GCM, CHACHA = "pqfl/v1/mlkem768x25519-mldsa65", "pqfl/v1/mlkem768x25519-chacha-mldsa65"
+
+
+def without(*algorithms: str) -> Policy:
+    return tighten(for_level("high"), advisory(algorithms), 2e9)[0]
+
+
+def test_a_round_under_a_withdrawn_suite_is_opened_again_and_what_was_accepted_does_not_count(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """New suite, key and challenge; the average is that of the second attempt alone, which uses up no attempt."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2, attempts=1) as hub:
+            sites = [participant(federation, name) for name in ("bank-a", "bank-b")]
+            first = await current_round(hub.url, sites[0])
+            poison = {key: np.full_like(array, 1e6) for key, array in MODEL.items()}
+            poisoned = make_update(first, sites[0], delta=poison)
+            assert (await put(hub.url, poisoned))[0] == 201
+            late = make_update(first, sites[1])
+            await hub.engine.adopt(without(GCM), why="advisory 1")
+            assert (await put(hub.url, late))[0] in {400, 403, 409}
+            for site in sites:
+                site.member = replace(site.member, chosen=without(GCM))
+                info = await current_round(hub.url, site)
+                assert info.document.suite == CHACHA
+                assert info.document.challenge != first.document.challenge
+                assert info.document.receiving_key != first.document.receiving_key
+                assert await fetch_model(hub, site)
+                assert (await put(hub.url, make_update(info, site)))[0] == 201
+            await until(hub, RoundState.FINISHED)
+            model = await fetch_model(hub, sites[0])
+            assert all(np.allclose(model[key], array + 1) for key, array in MODEL.items())
+            assert [event["move"] for event in hub.events("round")] == ["open", "withdrawn", "open", "all_in"]
+            (change,) = hub.events("policy")
+            assert (change["old"], change["new"], change["why"]) == ("high-2026", "high-2026+advisory-1", "advisory 1")
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_round_whose_suite_stays_goes_on(federation: Federation, tmp_path: Path) -> None:
+    """An advisory about something else takes nothing from the sites."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1) as hub:
+            site = participant(federation, "bank-a")
+            info = await current_round(hub.url, site)
+            await hub.engine.adopt(without(CHACHA))
+            assert (await current_round(hub.url, site)).document.challenge == info.document.challenge
+            assert (await put(hub.url, make_update(info, site)))[0] == 201
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_what_was_withdrawn_while_it_was_averaged_is_not_published(federation: Federation, tmp_path: Path) -> None:
+    """The average is thrown away and the round is opened again."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1, attempts=1) as hub:
+            engine, loop = hub.engine, asyncio.get_running_loop()
+            average = engine._average
+
+            def average_and_withdraw(collecting: Any) -> Any:
+                asyncio.run_coroutine_threadsafe(engine.adopt(without(GCM)), loop).result(20)
+                engine._average = average  # type: ignore[method-assign]
+                return average(collecting)
+
+            engine._average = average_and_withdraw  # type: ignore[method-assign]
+            site = participant(federation, "bank-a")
+            assert (await put(hub.url, make_update(await current_round(hub.url, site), site)))[0] == 201
+            hub.pass_deadline()
+            await hub.until(lambda: [event["move"] for event in hub.events("round")].count("open") == 2)
+            site.member = replace(site.member, chosen=without(GCM))
+            info = await current_round(hub.url, site)
+            assert (info.number, info.document.suite, info.model_version) == (1, CHACHA, 0)
+            moves = [event["move"] for event in hub.events("round")]
+            assert moves == ["open", "quorum_at_deadline", "withdrawn", "open"]
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_upload_in_flight_is_refused_at_its_end(federation: Federation, tmp_path: Path) -> None:
+    """Its suite was listed when it began and is not any more."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2) as hub:
+            site = participant(federation, "bank-a")
+            update = make_update(await current_round(hub.url, site), site)
+
+            async def body() -> Any:
+                yield update.data[:-1]
+                await hub.engine.adopt(without(GCM))
+                yield update.data[-1:]
+
+            with pytest.raises(PolicyError) as caught:
+                await hub.engine.reception.receive(Upload(update.round_number, update.envelope_id, None, body()))
+            assert caught.value.reason == "content_suite"
+            assert hub.events("update") == []
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_where_no_suite_fits_the_run_ends(federation: Federation, tmp_path: Path) -> None:
+    """Neither a document nor a model is given out any more, and both say why."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=1) as hub:
+            await current_round(hub.url, participant(federation, "bank-a"))
+            await hub.engine.adopt(replace(for_level("maximum"), name="other-2027"))
+            await until(hub, RoundState.FAILED)
+            with pytest.raises(PolicyError, match="lists no content suite"):
+                hub.engine.model_path(0)
+            with pytest.raises(PolicyError):
+                await hub.engine.signed_document("0" * 32)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -206,6 +206,8 @@ def test_legal_moves_are_exactly_the_table() -> None:
         (State.COLLECTING, Move.ALL_IN): State.AGGREGATING,
         (State.COLLECTING, Move.QUORUM_AT_DEADLINE): State.AGGREGATING,
         (State.COLLECTING, Move.SHORT_AT_DEADLINE): State.FAILED,
+        (State.COLLECTING, Move.WITHDRAWN): State.FAILED,
+        (State.AGGREGATING, Move.WITHDRAWN): State.FAILED,
         (State.AGGREGATING, Move.AVERAGED): State.CLOSED,
         (State.AGGREGATING, Move.ABORTED): State.FAILED,
     }

@@ -17,6 +17,7 @@ from pqfl.demo.processes import Crew, Process
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.crypto import pkcs8
 from pqfl_transport.pki import keystore
+from tests.support.advisories import publish
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL
 
@@ -181,3 +182,15 @@ def test_an_encrypted_signing_key_needs_its_passphrase(
     assert "does not open" in refused(config)[1]
     keystore.write_secret(tmp_path / "pass", b"correct horse battery\n", overwrite=True)
     start(crew, config)
+
+
+@pytest.mark.parametrize("fallen", ["ML-DSA-65", "ML-DSA-87"])
+def test_it_does_not_start_under_an_advisory_that_leaves_it_nothing(
+    federation: Federation, tmp_path: Path, fallen: str
+) -> None:
+    """Neither a suite, nor a chain to the root for its own certificate: status 3, and the advisory is named."""
+    path = publish(federation, tmp_path / "advisory.json", fallen)
+    config = configure(federation, tmp_path)
+    config.write_text(config.read_text().replace("audit = ", f'advisory = "{path}"\naudit = '))
+    status, error = refused(config)
+    assert (status, fallen in error) == (3, True), error

@@ -21,7 +21,7 @@ from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.statements import Statement, sign_statement
-from pqfl_transport.policy import SecurityLevel, for_level
+from pqfl_transport.policy import SecurityLevel, Verdict, Withdrawal, for_level
 
 FILES = {
     "federation.json", "root.pem", "root.key", "issuing.pem", "issuing.key", "ca.pem", "roster.json", "issued.jsonl",
@@ -404,3 +404,53 @@ def test_an_authority_under_a_passphrase(tmp_path: Path, monkeypatch: pytest.Mon
     opened.issue(profile="site", name="north", out=tmp_path / "north", passphrase=b"of the site")
     assert keystore.load_signing_identity(tmp_path / "north", passphrases=fixed("of the site"))
     assert all(b"ENCRYPTED" in path.read_bytes() for path in (tmp_path / "north").glob("*.key"))
+
+
+SOON = int(datetime(2030, 1, 1, tzinfo=UTC).timestamp())
+
+
+def broken(name: str) -> Withdrawal:
+    return Withdrawal(name, Verdict.BROKEN, 0, "a paper")
+
+
+def test_advisories_are_numbered_and_hold_what_the_last_one_held(ca: Authority) -> None:
+    """Nothing that was withdrawn comes back by being left out; it comes back by its name alone."""
+    assert ca.advisory() is None
+    first = ca.advise([broken("SecP256r1MLKEM768")], expires_at=SOON)
+    second = ca.advise([broken("RSA")], expires_at=SOON)
+    assert (first.number, second.number, ca.advisory()) == (1, 2, second)
+    assert [one.algorithm for one in second.withdrawals] == ["SecP256r1MLKEM768", "RSA"]
+    third = ca.advise([], expires_at=SOON + 1, restored=["RSA"])
+    assert third.withdrawals == first.withdrawals
+    assert third.federation == "fed"
+
+
+@pytest.mark.parametrize("withdrawals", [[broken("ROT13")], [broken("RSA"), broken("")]])
+def test_an_advisory_that_no_reader_would_take_is_not_signed(ca: Authority, withdrawals: list[Withdrawal]) -> None:
+    """The former one stays as it was."""
+    ca.advise([broken("RSA")], expires_at=SOON)
+    before = snapshot(ca.folder)
+    with pytest.raises(MessageError):
+        ca.advise(withdrawals, expires_at=SOON)
+    assert snapshot(ca.folder) == before
+
+
+def test_only_the_root_can_withdraw(ca: Authority) -> None:
+    """While root.key is offline nothing is withdrawn, and nothing restored that was not withdrawn."""
+    with pytest.raises(ConfigurationError) as caught:
+        ca.advise([], expires_at=SOON, restored=["RSA"])
+    assert refusal(caught, "RSA") == "not_withdrawn"
+    (ca.folder / "root.key").unlink()
+    with pytest.raises(ConfigurationError) as caught:
+        ca.advise([broken("RSA")], expires_at=SOON)
+    assert refusal(caught, "root.key", "offline") == "missing"
+    assert ca.advisory() is None
+
+
+def test_a_changed_advisory_is_no_beginning_for_the_next(ca: Authority) -> None:
+    """Numbers would start again, and every reader would refuse them."""
+    ca.advise([broken("RSA")], expires_at=SOON)
+    ca.advisory_path.write_bytes(ca.advisory_path.read_bytes().replace(b"a paper", b"a tales"))
+    with pytest.raises(ConfigurationError) as caught:
+        ca.advise([], expires_at=SOON)
+    assert refusal(caught, ca.advisory_path) == "malformed"

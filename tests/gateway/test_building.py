@@ -8,10 +8,12 @@ import pytest
 from gateway.building import source_of
 from gateway.config import Mode, Profile
 from pqfl_transport.crypto import pkcs8
-from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError
 from pqfl_transport.pki.files import write_secret
 from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.engine import TlsContext
+from tests.pqfl_transport.policy.test_files import GOOD
+from tests.support.advisories import publish
 from tests.support.pki import Federation, make_federation
 
 
@@ -152,3 +154,53 @@ def test_every_listener_and_the_second_certificate_have_the_passphrase(federatio
     config.write_text(good + listeners + f'passphrase-file = "{phrase}"\n')
     with pytest.raises(ConfigurationError, match="stands at the top"):
         source_of(Role.SERVER, {}, config)
+
+
+def test_a_policy_may_be_a_file(federation: Federation, tmp_path: Path) -> None:
+    """As a name is, instead of level and mode; without AES instructions ChaCha20 comes first."""
+    (tmp_path / "own.toml").write_text(GOOD)
+    own = source_of(Role.SERVER, words(federation, policy=f"{tmp_path}/own.toml"), None).config.listeners[0].tls.policy
+    assert own.name == "cardio-2027"
+    preferred = source_of(Role.SERVER, words(federation, no_aes=True), None).config.listeners[0].tls.policy
+    assert preferred.tls_suites[0] == "TLS_CHACHA20_POLY1305_SHA256"
+    with pytest.raises(ConfigurationError, match="leave --level and --pq away"):
+        source_of(Role.SERVER, words(federation, policy=f"{tmp_path}/own.toml", level="high"), None)
+
+
+def test_advisories_never_go_back_whatever_else_is_broken(federation: Federation, tmp_path: Path) -> None:
+    """What was verified once is remembered, also where the reload failed over something else."""
+    path = publish(federation, tmp_path / "a.json", "SecP256r1MLKEM768", number=3)
+    crl = tmp_path / "crl.pem"
+    said = words(federation, advisory=path)
+    source = source_of(Role.SERVER, said, None)
+    (listener,) = source.config.listeners
+    assert listener.tls.policy.name == "high-2026+advisory-3"
+    assert source.read_again() == source.config
+    third = path.read_bytes()
+    publish(federation, path, "SecP256r1MLKEM768", "ChaCha20-Poly1305", number=4)
+    said["crl"] = crl
+    with pytest.raises(ConfigurationError, match="--crl"):
+        source.read_again()
+    del said["crl"]
+    (tmp_path / "a.json.seen").unlink()
+    path.write_bytes(third)
+    with pytest.raises(MessageError, match="older than number 4"):
+        source.read_again()
+
+
+def test_an_advisory_that_leaves_nothing_is_a_refusal_by_policy(federation: Federation, tmp_path: Path) -> None:
+    """A service does not start under it."""
+    said = words(federation, advisory=publish(federation, tmp_path / "a.json", "ML-DSA-65"))
+    with pytest.raises(PolicyError) as caught:
+        source_of(Role.SERVER, said, None)
+    assert (caught.value.reason, caught.value.exit_status) == ("withdrawn", 3)
+
+
+def test_what_was_seen_can_be_kept_elsewhere(federation: Federation, tmp_path: Path) -> None:
+    """Where the advisory lies may not be writable."""
+    said = words(federation, advisory=publish(federation, tmp_path / "a.json"), advisory_state=tmp_path / "state")
+    source_of(Role.SERVER, said, None)
+    assert (tmp_path / "state").exists()
+    assert not (tmp_path / "a.json.seen").exists()
+    with pytest.raises(ConfigurationError, match="--advisory-state needs --advisory"):
+        source_of(Role.SERVER, words(federation, advisory_state=tmp_path / "state"), None)

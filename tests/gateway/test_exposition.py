@@ -28,6 +28,7 @@ def snapshot(count: int = 1, *, up: bool = True) -> dict[str, Any]:
     }  # fmt: skip
     return found | {
         "version": "1", "openssl": "OpenSSL 4", "crypto_seconds": 0.25, "cpu_seconds": 0.5, "workers": 1,
+        "advisories": [{"listener": "main", "number": 7, "expires_at": 1_900_000_000, "stale": False, "withdrawn": []}],
         "certificates": [{"name": "spiffe://fed/gateway/hub", "algorithm": "ML-DSA-65", "not_after": 1_900_000_000}],
     }  # fmt: skip
 
@@ -43,7 +44,7 @@ def test_counters_of_workers_add_up() -> None:
     assert merged["peers"]["spiffe://fed/site/a"]["connections"] == 3
     assert merged["peers"]["spiffe://fed/site/a"]["group"] == "X25519MLKEM768"
     assert (merged["workers"], merged["cpu_seconds"], merged["openssl"]) == (3, 1.5, "OpenSSL 4")
-    assert len(merged["certificates"]) == 1
+    assert len(merged["certificates"]) == len(merged["advisories"]) == 1
 
 
 def test_a_backend_is_up_where_any_worker_reaches_it() -> None:
@@ -89,3 +90,15 @@ def test_labels_cannot_break_out_of_their_quotes() -> None:
     odd = snapshot()
     odd["peers"] = {'a"b\\c\nd': odd["peers"]["spiffe://fed/site/a"]}
     assert 'peer="a\\"b\\\\c\\nd"' in prometheus(odd)
+
+
+def test_policy_and_advisory_can_be_watched() -> None:
+    """Which policy is in force, how often it changed, until when its advisory is good, and whether all is suspended."""
+    page = prometheus(snapshot())
+    assert 'pqfl_policy_info{listener="main",policy="high-2026"} 1' in page
+    assert 'pqfl_policy_changes_total{listener="main"} 0' in page
+    assert 'pqfl_advisory_number{listener="main"} 7' in page
+    assert 'pqfl_advisory_expiry_timestamp_seconds{listener="main"} 1900000000' in page
+    assert "pqfl_suspended 0" in page
+    merged = merge([snapshot(), snapshot() | {"suspended": "nothing left"}])
+    assert "pqfl_suspended 1" in prometheus(merged)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,14 @@ from gateway.admission import Limits
 from gateway.config import ListenerConfig, ServiceConfig, Source
 from gateway.journal import Journal
 from gateway.service import Sidecar
-from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.errors import ConfigurationError, PolicyError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import listen
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.policy import advise, for_level
 from pqfl_transport.tls import client_context, connect
 from pqfl_transport.tls.config import AllowedPeers
+from tests.support.advisories import advisory
 from tests.support.listeners import ANYWHERE, listener, tls
 from tests.support.loglines import Lines
 from tests.support.pki import Federation, make_federation
@@ -60,7 +63,9 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-def play(federation: Federation, use: Use, *, read_again: Any = None, **options: Any) -> None:
+def play(
+    federation: Federation, use: Use, *, read_again: Any = None, clock: Callable[[], float] = time.time, **options: Any
+) -> None:
     """Run a sidecar with one listener, use it, and end it."""
 
     async def scenario() -> None:
@@ -70,7 +75,7 @@ def play(federation: Federation, use: Use, *, read_again: Any = None, **options:
         source = Source(config, (lambda: read_again(config)) if read_again else lambda: config)
         lines = Lines()
         sockets = {"main": listen(ANYWHERE, "--listen")}
-        sidecar = Sidecar(source, sockets, Journal(EventLog("json", stream=lines), None))
+        sidecar = Sidecar(source, sockets, Journal(EventLog("json", stream=lines), None), clock=clock)
         sidecar.start()
         try:
             await use(Scene(federation, sidecar, lines))
@@ -255,3 +260,129 @@ def test_the_snapshot_shows_the_evidence(federation: Federation) -> None:
         assert {certificate["algorithm"] for certificate in found["certificates"]} == {"ML-DSA-65", "ML-DSA-87"}
 
     play(federation, use)
+
+
+def advised_listener(federation: Federation, config: ServiceConfig, *algorithms: str, **facts: Any) -> ServiceConfig:
+    """The same service under an advisory."""
+    found = advise(for_level("high"), advisory(algorithms, **facts), time.time())
+    one = replace(config.listeners[0], tls=tls(federation, policy=found.policy), advised=found)
+    return ServiceConfig((one,))
+
+
+def test_an_advisory_closes_what_rests_on_the_fallen_and_refuses_it(federation: Federation) -> None:
+    """A connection over the withdrawn group ends as withdrawn; the next one negotiates what is left."""
+
+    async def use(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.write(b"1")
+        await asyncio.wait_for(reader.readexactly(1), 20)
+        assert scene.sidecar.reload().result == "ok"
+        said = await scene.lines.wait_for("policy")
+        assert (said["old"], said["new"]) == ("high-2026", "high-2026+advisory-1")
+        assert "X25519MLKEM768 is broken: a paper" in said["why"]
+        closed = await scene.lines.wait_for("connection")
+        assert (closed["group"], closed["reason"]) == ("X25519MLKEM768", "withdrawn")
+        writer.close()
+        assert await scene.round_trip() == b"word"
+        assert (await scene.lines.wait_for("connection", 2))["group"] == "SecP256r1MLKEM768"
+        found = await scene.sidecar.snapshot()
+        assert found["listeners"]["main"]["closes"]["withdrawn"] == 1
+        assert found["listeners"]["main"]["policy_changes"] == 1
+        assert found["advisories"][0]["number"] == 1
+
+    play(federation, use, read_again=lambda config: advised_listener(federation, config, "X25519MLKEM768"))
+
+
+def test_what_an_advisory_leaves_alone_goes_on(federation: Federation) -> None:
+    """Connections over what is still listed are not touched."""
+
+    async def use(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        assert scene.sidecar.reload().result == "ok"
+        writer.write(b"still")
+        assert await asyncio.wait_for(reader.readexactly(5), 20) == b"still"
+        writer.close()
+
+    play(federation, use, read_again=lambda config: advised_listener(federation, config, "SecP256r1MLKEM768"))
+
+
+def test_a_handshake_that_was_begun_before_is_judged_by_what_holds_at_its_end(federation: Federation) -> None:
+    """Who was shaking hands over the withdrawn group while the advisory came is refused."""
+
+    async def use(scene: Scene) -> None:
+        running = scene.sidecar.listeners["main"]
+        begun = running.new_engine
+        engines = []
+
+        def reload_in_the_middle(host: str | None) -> Any:
+            engine = begun(host)
+            engines.append(engine)
+            if len(engines) == 1:
+                assert scene.sidecar.reload().result == "ok"
+            return engine
+
+        running.new_engine = reload_in_the_middle  # type: ignore[method-assign]
+        reader, writer = await scene.connect()
+        writer.write(b"1")
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert (await scene.lines.wait_for("refusal"))["reason"] == "no_pq_group"
+        writer.close()
+        assert await scene.round_trip() == b"word"
+
+    play(federation, use, read_again=lambda config: advised_listener(federation, config, "X25519MLKEM768"))
+
+
+def test_an_advisory_that_leaves_nothing_suspends_until_there_is_something(federation: Federation) -> None:
+    """Open connections end, new ones are refused, monitors see why; a good reload brings the service back."""
+    answers: list[Any] = [PolicyError("advisory 2 withdraws ML-DSA-65", reason="withdrawn"), None]
+
+    def read_again(config: ServiceConfig) -> ServiceConfig:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+        return config
+
+    async def use(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.write(b"1")
+        await asyncio.wait_for(reader.readexactly(1), 20)
+        assert scene.sidecar.reload().result == "failed"
+        said = await scene.lines.wait_for("policy")
+        assert (said["old"], said["new"], said["why"]) == ("high-2026", "none", "advisory 2 withdraws ML-DSA-65")
+        assert (await scene.lines.wait_for("connection"))["reason"] == "withdrawn"
+        writer.close()
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await scene.round_trip()
+        assert (await scene.lines.wait_for("refusal"))["reason"] == "withdrawn"
+        assert (await scene.sidecar.snapshot())["suspended"] == "advisory 2 withdraws ML-DSA-65"
+        assert scene.sidecar.reload().result == "ok"
+        assert await scene.round_trip() == b"word"
+        assert "suspended" not in await scene.sidecar.snapshot()
+
+    play(federation, use, read_again=read_again)
+
+
+def test_a_withdrawal_takes_effect_on_its_day_although_files_are_broken(federation: Federation) -> None:
+    """Nobody has to send a signal, and nothing is read: what was verified once is enough."""
+    ahead = [0.0]
+
+    def broken(_config: ServiceConfig) -> ServiceConfig:
+        raise ConfigurationError("ca.pem: holds no certificate", reason="malformed")
+
+    async def use(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.write(b"1")
+        await asyncio.wait_for(reader.readexactly(1), 20)
+        assert scene.sidecar.reload().result == "failed"
+        ahead[0] = 1000
+        assert (await scene.lines.wait_for("policy"))["new"] == "high-2026+advisory-1"
+        assert (await scene.lines.wait_for("connection"))["reason"] == "withdrawn"
+        writer.close()
+
+    announced = advise(
+        for_level("high"), advisory(["X25519MLKEM768"], not_before=time.time() + 500, seconds=5000), time.time()
+    )
+    play(
+        federation, use, read_again=broken, clock=lambda: time.time() + ahead[0],
+        tls=tls(federation, policy=announced.policy), advised=announced,
+    )  # fmt: skip

@@ -70,3 +70,11 @@ def test_one_backend_of_several_is_enough() -> None:
     several["listeners"]["main"]["backends"]["127.0.0.1:3"] = {"up": True, "detail": ""}
     assert is_ready(several)
     assert summarise(several)["ready"] is True
+
+
+def test_a_suspended_service_is_not_ready_and_says_why() -> None:
+    """An advisory left nothing to work with: monitors see it, and the reason."""
+    found = answers(snapshot() | {"suspended": "advisory 7 withdraws ML-DSA-65"})
+    assert found["/readyz"] == (503, "advisory 7 withdraws ML-DSA-65\n")
+    assert found["/_status"][0] == 503
+    assert found["/healthz"][0] == 200

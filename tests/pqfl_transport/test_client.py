@@ -15,12 +15,15 @@ from pqfl_transport.content.key_files import load_key_ring, replace_key_ring
 from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.errors import ConfigurationError, MessageError, RoundError, TransportError
+from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, RoundError, TransportError
 from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.files import write_secret
 from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.statements import Statement, sign_statement
+from pqfl_transport.policy import Policy, for_level, tighten
+from tests.pqfl_transport.policy.test_files import GOOD as OWN_POLICY
+from tests.support.advisories import advisory, publish
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, aggregator, current_round, make_update, participant, put
 
@@ -504,3 +507,104 @@ def test_an_update_without_a_required_key_is_refused(federation: Federation, tmp
             assert (status, problem["reason"]) == (403, "no_extra_key")
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+GCM, CHACHA = "pqfl/v1/mlkem768x25519-mldsa65", "pqfl/v1/mlkem768x25519-chacha-mldsa65"
+
+
+def advised(*algorithms: str) -> Policy:
+    return tighten(for_level("high"), advisory(algorithms), 2e9)[0]
+
+
+def test_a_site_whose_suite_was_withdrawn_while_it_trained_takes_part_again(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """Its update is never sent; the round that is opened again takes what it has trained already."""
+    path = publish(federation, tmp_path / "a.json")
+    trained = []
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, attempts=1) as hub:
+            hub.engine._sites = hub.engine._sites[:1]
+
+            async def train(weights: Any, info: RoundInfo) -> Any:
+                trained.append(info.document.suite)
+                publish(federation, path, GCM, number=2)
+                await hub.engine.adopt(advised(GCM))
+                return add(1.0, 5)(weights, info)
+
+            async with client(federation, hub.url, advisory_path=path) as site:
+                await site.run(train)
+                assert (site.report.rounds_submitted, site.report.rounds_missed) == (1, 1)
+            assert trained == [GCM]
+            assert len(hub.events("update")) == 1
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_an_update_that_the_aggregator_does_not_allow_any_more_is_not_the_end(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """A site without the advisory sends under the withdrawn suite, is refused, and comes back under the next one."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, attempts=1) as hub:
+            hub.engine._sites = hub.engine._sites[:1]
+
+            async def train(weights: Any, info: RoundInfo) -> Any:
+                if info.document.suite == GCM:
+                    await hub.engine.adopt(advised(GCM))
+                return add(1.0, 5)(weights, info)
+
+            async with client(federation, hub.url) as site:
+                await site.run(train)
+                assert site.report.rounds_missed == 1
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_an_aggregator_that_stays_behind_an_advisory_is_given_up(federation: Federation, tmp_path: Path) -> None:
+    """After the time of a retry, with the reason that no waiting mends."""
+    path = publish(federation, tmp_path / "a.json", GCM)
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub:
+            async with client(federation, hub.url, advisory_path=path, retry_seconds=2) as site:
+                with pytest.raises(PolicyError) as caught:
+                    await site.join()
+            assert caught.value.reason == "content_suite"
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_an_earlier_advisory_changes_nothing_for_a_running_site(
+    federation: Federation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and the one that was taken counts on; after a restart it is refused."""
+    path = publish(federation, tmp_path / "a.json", "ChaCha20-Poly1305", number=2)
+
+    async def scenario() -> None:
+        async with (
+            aggregator(federation, tmp_path) as hub,
+            client(federation, hub.url, advisory_path=path) as site,
+        ):
+            publish(federation, path, number=1)
+            await site.join()
+            assert site._participant.member.policy.name == "high-2026+advisory-2"
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert "number 1 is older than number 2" in caplog.text
+    with pytest.raises(MessageError) as caught:
+        client(federation, "http://127.0.0.1:1", advisory_path=path)
+    assert caught.value.reason == "stale_advisory"
+
+
+def test_a_site_works_under_a_policy_of_its_own(federation: Federation, tmp_path: Path) -> None:
+    """By name, file or object; it has to be of the roster's level."""
+    (tmp_path / "own.toml").write_text(OWN_POLICY)
+    for policy in ("pq-require-2026", str(tmp_path / "own.toml"), advised(CHACHA)):
+        site = client(federation, "http://127.0.0.1:1", policy=policy)
+        assert site._participant.member.policy.groups[0] == "X25519MLKEM768"
+    with pytest.raises(ConfigurationError) as caught:
+        client(federation, "http://127.0.0.1:1", policy="cnsa2-2026")
+    assert caught.value.reason == "wrong_level"

@@ -262,7 +262,7 @@ def test_a_model_goes_on_where_it_was_cut_off(ranges: bool) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         asked.append(request.headers.get("Range"))
         begin = (request.http_range.start or 0) if ranges else 0
-        response = web.StreamResponse(status=206 if begin else 200)
+        response = web.StreamResponse(status=206 if begin else 200, headers={"ETag": '"one"'})
         if begin:
             response.headers["Content-Range"] = f"bytes {begin}-{len(model) - 1}/{len(model)}"
         response.content_length = len(model) - begin
@@ -289,6 +289,35 @@ def test_a_model_goes_on_where_it_was_cut_off(ranges: bool) -> None:
     assert asked[0] is None
     assert asked[1] is not None
     assert asked[1].startswith("bytes=")
+
+
+def test_a_model_that_was_sealed_again_begins_again() -> None:
+    """The rest of another envelope is of no use: the service is asked for the same one, and what came is forgotten."""
+    models = {'"one"': b"1" * 400_000, '"two"': b"2" * 400_000}
+    asked = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        tag = '"two"' if asked else '"one"'
+        asked.append(request.headers.get("If-Match"))
+        if asked[-1] not in {None, tag}:
+            return web.Response(status=412)
+        response = web.StreamResponse(headers={"ETag": tag})
+        response.content_length = len(models[tag])
+        await response.prepare(request)
+        await response.write(models[tag][: 100_000 if tag == '"one"' else None])
+        if tag == '"one"':
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+    async def scenario() -> Taken:
+        receiver = Taken()
+        async with server(handler) as url, Exchange(url) as exchange:
+            await exchange.model(1, receiver)
+        return receiver
+
+    assert asyncio.run(scenario()).data == models['"two"']
+    assert asked == [None, '"one"', None]
 
 
 def test_a_refusal_is_raised_as_the_error_that_it_is_and_not_repeated() -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pqfl_transport.content.envelope import decode_prologue
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.resumable import PARTIAL_TYPE, UploadAddress
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import for_level, tighten
+from tests.support.advisories import advisory
 from tests.support.fronts import Front, front
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import (
@@ -296,5 +299,76 @@ def test_an_append_with_one_thing_wrong(
     async def use(made: Front, _hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
         await update()
         assert await resume(made, "PATCH", where, data=b"x", **headers) == (status, reason)
+
+    play(federation, tmp_path, use)
+
+
+@asynccontextmanager
+async def half_sent(made: Front, hub: Hub, good: Envelope) -> AsyncIterator[Callable[[], Awaitable[tuple[int, str]]]]:
+    """An update whose end is held back until what this gives is called, which returns status and reason."""
+    begun = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield good.data[:-10]
+        await begun.wait()
+        yield good.data[-10:]
+
+    async def finish() -> tuple[int, str]:
+        begun.set()
+        async with await asyncio.wait_for(sending, 20) as answer:
+            return answer.status, (await answer.json(content_type=None)).get("reason", "")
+
+    path = f"/v1/rounds/{good.round_number}/updates/{good.envelope_id.hex()}"
+    async with made.client("bank-a") as client:
+        sending = asyncio.create_task(client.put(path, data=pieces(), headers={"Content-Type": ENVELOPE_TYPE}))
+        async with asyncio.timeout(20):
+            while not hub.engine.reception.collecting or not hub.engine.reception.collecting.round._reservations:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        yield finish
+
+
+def withdraw(made: Front, *algorithms: str) -> None:
+    """Reload the listener under an advisory."""
+    config = made.listener.config
+    tls = dataclasses.replace(config.tls, policy=tighten(for_level("high"), advisory(algorithms), 2e9)[0])
+    made.listener.reconfigure(made.listener.prepare(dataclasses.replace(config, tls=tls)))
+
+
+def test_an_update_in_flight_is_cut_where_its_suite_is_withdrawn(federation: Federation, tmp_path: Path) -> None:
+    """The rest of it does not pass, the aggregator takes nothing of it, and its sender is told why."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        async with half_sent(made, hub, await update()) as finish:
+            withdraw(made, "pqfl/v1/mlkem768x25519-mldsa65")
+            assert await finish() == (403, "content_suite")
+        assert hub.events("update") == []
+
+    play(federation, tmp_path, use)
+
+
+def test_an_upload_in_flight_survives_a_reload(federation: Federation, tmp_path: Path) -> None:
+    """Whatever else a reload brings: what is still allowed goes on to its end, and then its connection closes."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        async with half_sent(made, hub, await update()) as finish:
+            made.listener.reconfigure(made.listener.prepare(made.listener.config))
+            assert await finish() == (201, "")
+            assert (await made.lines.wait_for("connection"))["reason"] == "complete"
+        assert len(hub.events("update")) == 1
+
+    play(federation, tmp_path, use)
+
+
+def test_a_request_over_a_withdrawn_group_is_the_last_of_its_connection(federation: Federation, tmp_path: Path) -> None:
+    """It ends well, and the log says why no other one follows."""
+
+    async def use(made: Front, hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        async with half_sent(made, hub, await update()) as finish:
+            withdraw(made, "X25519MLKEM768")
+            assert await finish() == (201, "")
+            closed = await made.lines.wait_for("connection")
+            assert (closed["group"], closed["reason"]) == ("X25519MLKEM768", "withdrawn")
+        async with made.client("bank-a") as client, client.get("/v1/status") as answer:
+            assert answer.status == 200
 
     play(federation, tmp_path, use)

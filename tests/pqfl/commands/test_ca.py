@@ -221,3 +221,43 @@ def test_an_authority_and_its_parties_under_passphrases(tmp_path: Path, monkeypa
     for folder in (made, tmp_path / "north"):
         assert all(b"ENCRYPTED" in path.read_bytes() for path in folder.glob("*.key"))
     assert load_signing_identity(tmp_path / "north", passphrases=fixed("of the party and no one"))
+
+
+def test_an_advisory_is_signed_and_told(ca: Path, tmp_path: Path) -> None:
+    """Number, end and each withdrawal; a copy for the parties where --out says."""
+    words = ("advisory", "--dir", ca, "--withdraw", "P256Kyber768=broken", "--withdraw", "RSA=deprecated@2031-02-03")
+    result = run(*words, "--why", "a paper", "--expires", "30d", "--out", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    assert "advisory number 1 of federation fed" in result.output
+    assert "RSA is deprecated since 2031-02-03: a paper" in result.output
+    assert (tmp_path / "a.json").read_bytes() == (ca / "advisory.json").read_bytes()
+    value = facts("advisory", "--dir", ca, "--restore", "RSA", "--expires", "2031-01-01")
+    assert (value["number"], value["expires_at"]) == (2, 1_924_992_000)
+    assert [one["algorithm"] for one in value["withdrawals"]] == ["P256Kyber768"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--withdraw", "RSA=broken"], "needs --why"),
+        (["--withdraw", "RSA", "--why", "x"], "expected ALGORITHM=STATUS"),
+        (["--withdraw", "RSA=standard", "--why", "x"], "STATUS is deprecated or broken"),
+        (["--withdraw", "RSA=broken@soon", "--why", "x"], "expected a date"),
+        (["--withdraw", "ROT13=broken", "--why", "x"], "unknown algorithm"),
+        (["--expires", "2020-01-01"], "over already"),
+        (["--expires", "0d"], "expected a date"),
+    ],
+)
+def test_what_no_advisory_can_say_is_wrong_usage(ca: Path, words: list[str], named: str) -> None:
+    """The flag and what was expected; nothing is signed."""
+    result = run("advisory", "--dir", ca, *words)
+    assert result.exit_code == 2
+    assert named in " ".join(result.output.split())
+    assert not (ca / "advisory.json").exists()
+
+
+def test_a_restored_name_has_to_be_withdrawn(ca: Path) -> None:
+    """The flag is blamed."""
+    result = run("advisory", "--dir", ca, "--restore", "RSA")
+    assert isinstance(result.exception, ConfigurationError)
+    assert str(result.exception).startswith("--restore: RSA")

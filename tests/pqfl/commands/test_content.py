@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.pqfl_transport.policy.test_files import GOOD
+from tests.support.advisories import publish
+from tests.support.liboqs import needs_liboqs
 from tests.support.pki import Federation, make_federation
 
 
@@ -180,3 +183,58 @@ def test_keys_and_peers_go_together(federation: Federation, tmp_path: Path, weig
             tmp_path / "x.pqfl",
         )  # fmt: skip
         assert (done.returncode, "--keys and --peer go together" in done.stderr) == (2, True)
+
+
+GCM = "pqfl/v1/mlkem768x25519-mldsa65"
+
+
+def test_an_advisory_decides_what_is_sealed_and_opened(federation: Federation, tmp_path: Path, weights: Path) -> None:
+    """The next suite seals; an envelope under a withdrawn one is neither verified nor opened, with status 3."""
+    key, site = tmp_path / "reader.key", federation.site("bank-a")
+    good("key", "new", "--out", key)
+    seal = ("seal", "--json", "--to", f"{key}.pub", "--identity", site)
+    good(*seal, weights, tmp_path / "old.pqfl")
+    advisory = ("--advisory", publish(federation, tmp_path / "a.json", GCM))
+    facts = json.loads(good(*seal, *advisory, weights, tmp_path / "new.pqfl"))
+    assert facts["suite"] == "pqfl/v1/mlkem768x25519-chacha-mldsa65"
+    signer = ("--from", site / "signing.pem")
+    trusted = ("--cacert", federation.ca_pem)
+    good("open", "--key", key, *signer, *advisory, *trusted, tmp_path / "new.pqfl", tmp_path / "o.npz")
+    for command in (("open", "--key", key, *signer), ("verify", *signer)):
+        out = (tmp_path / "x.npz",) if command[0] == "open" else ()
+        done = pqfl(*command, *advisory, *trusted, tmp_path / "old.pqfl", *out)
+        assert (done.returncode, "high-2026+advisory-1" in done.stderr) == (3, True), done.stderr
+    assert not (tmp_path / "x.npz").exists()
+    done = pqfl("open", "--key", key, *signer, *advisory, tmp_path / "new.pqfl", tmp_path / "x.npz")
+    assert (done.returncode, "--advisory needs --cacert" in done.stderr) == (2, True)
+
+
+def test_a_policy_can_be_named(federation: Federation, tmp_path: Path, weights: Path) -> None:
+    """By name or file; one that lists no suite for the keys at hand refuses, and nothing is sealed otherwise."""
+    (tmp_path / "own.toml").write_text(GOOD.replace("x25519-mldsa65", "x25519-chacha-mldsa65"))
+    key, site = tmp_path / "reader.key", federation.site("bank-a")
+    good("key", "new", "--out", key, "--policy", tmp_path / "own.toml")
+    seal = ("seal", "--json", "--to", f"{key}.pub", "--identity", site, "--policy")
+    facts = json.loads(good(*seal, tmp_path / "own.toml", weights, tmp_path / "w.pqfl"))
+    assert facts["suite"] == "pqfl/v1/mlkem768x25519-chacha-mldsa65"
+    done = pqfl(*seal, "cnsa2-2026", weights, tmp_path / "x.pqfl")
+    assert (done.returncode, "lists no content suite with ML-DSA-65" in done.stderr) == (3, True)
+    assert pqfl("key", "new", "--out", tmp_path / "k", "--policy", "cnsa2-2026", "--level", "high").returncode == 2
+
+
+@needs_liboqs
+def test_an_experimental_suite_works_where_a_policy_file_names_it(
+    federation: Federation, tmp_path: Path, weights: Path
+) -> None:
+    """Off otherwise: the same envelope is refused under the policy that the keys belong to."""
+    suite = "pqfl/v1/x-hqc3-x25519-mldsa65"
+    (tmp_path / "own.toml").write_text(GOOD.replace(GCM, suite))
+    policy = ("--policy", tmp_path / "own.toml")
+    key, site = tmp_path / "reader.key", federation.site("bank-a")
+    good("key", "new", "--out", key, *policy)
+    sealed, opened = tmp_path / "w.pqfl", tmp_path / "o.npz"
+    good("seal", "--to", f"{key}.pub", "--identity", site, *policy, weights, sealed)
+    reading = ("open", "--json", "--key", key, "--from", site / "signing.pem")
+    assert json.loads(good(*reading, *policy, sealed, opened))["suite"] == suite
+    assert pqfl(*reading, sealed, tmp_path / "x.npz").returncode != 0
+    assert pqfl(*reading, "--policy", "high-2026", sealed, tmp_path / "x.npz").returncode == 3

@@ -2,7 +2,16 @@
 
 import pytest
 
-from pqfl_transport.algorithms import TABLE, Kind, Status, content_suite, find
+from pqfl_transport.algorithms import (
+    CONTENT_SUITES,
+    TABLE,
+    Kind,
+    Status,
+    content_suite,
+    find,
+    foundation,
+    meant_by,
+)
 from pqfl_transport.errors import ConfigurationError, PolicyError
 
 
@@ -81,3 +90,54 @@ def test_signatures_of_ordinary_rsa_certificates_are_rows_of_their_own() -> None
         )  # fmt: skip
         assert "certificates only" in row.remark
     assert find("RSA", Kind.SIGNATURE).name == "RSA-PSS"
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("Kyber768", {"ML-KEM-768"}),
+        ("MLKEM768", {"ML-KEM-768", "MLKEM768"}),
+        ("x25519", {"x25519"}),
+        ("P-384", {"secp384r1"}),
+        ("SIKE", {"SIKE"}),
+        ("pqfl/v1/mlkem1024-mldsa87", {"pqfl/v1/mlkem1024-mldsa87"}),
+    ],
+)
+def test_who_takes_away_means_everything_that_the_name_may_mean(written: str, names: set[str]) -> None:
+    """A KEM and a TLS group of one spelling are both meant, and a broken row is no error here."""
+    assert set(meant_by(written)) == names
+
+
+@pytest.mark.parametrize("name", ["", "ROT13", "pqfl/v1/mlkem1024-mldsa88", "PQFL/v1/mlkem1024-mldsa87"])
+def test_what_nothing_is_called_cannot_be_taken_away(name: str) -> None:
+    """A typing error would leave in force what was meant to go."""
+    with pytest.raises(ConfigurationError) as caught:
+        meant_by(name)
+    assert caught.value.reason == "unknown_algorithm"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("X25519MLKEM768", {"ML-KEM-768"}),
+        ("MLKEM1024", {"ML-KEM-1024"}),
+        ("x25519", set()),
+        ("TLS_CHACHA20_POLY1305_SHA256", {"ChaCha20-Poly1305"}),
+        ("HQC-3+X25519", {"HQC-3"}),
+        (
+            "pqfl/v1/mlkem768x25519-chacha-mldsa65",
+            {"ML-KEM-768+X25519", "ML-KEM-768", "ML-DSA-65", "ChaCha20-Poly1305", "Cobblestone-256", "AES-256-GCM"},
+        ),
+    ],
+)
+def test_a_hybrid_rests_on_its_post_quantum_half_and_a_suite_on_all_its_parts(name: str, parts: set[str]) -> None:
+    """X25519 is nobody's foundation but its own; the body's cipher is every envelope's."""
+    assert foundation(name) == {name} | parts
+
+
+def test_every_row_and_suite_has_a_foundation() -> None:
+    """What a row rests on is a row again; names are unique, so a name is enough."""
+    names = [row.name for row in TABLE]
+    assert len(set(names)) == len(names)
+    for name in (*names, *CONTENT_SUITES):
+        assert foundation(name) <= {*names, *CONTENT_SUITES}

@@ -1,14 +1,17 @@
 """Membership: identity, certificate and roster have to agree, and each disagreement names its file."""
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from pqfl_transport.errors import ConfigurationError, MessageError
-from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.membership import load_membership, under_policy
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import for_level
 from tests.support.pki import Federation, make_federation
 
 
@@ -77,3 +80,24 @@ def test_a_roster_older_than_one_seen_is_refused(federation: Federation) -> None
             federation.site("bank-a"), federation.ca_pem, federation.roster, role=Role.SITE, at_least_number=1000
         )  # fmt: skip
     assert caught.value.reason == "stale_roster"
+
+
+def test_another_policy_of_the_same_level_can_be_worked_under(federation: Federation) -> None:
+    """One of another level does not fit the keys that the roster lists."""
+    folder, files = federation.site("bank-a"), (federation.ca_pem, federation.roster)
+    own = replace(for_level("high"), name="own-2027")
+    assert load_membership(folder, *files, role=Role.SITE, policy=own).policy is own
+    with pytest.raises(ConfigurationError, match="policy cnsa2-2026 is of level cnsa2") as caught:
+        load_membership(folder, *files, role=Role.SITE, policy=for_level("cnsa2"))
+    assert caught.value.reason == "wrong_level"
+
+
+def test_a_member_comes_under_another_policy_only_with_a_certificate_that_fits(federation: Federation) -> None:
+    """The root above it counts too."""
+    member = load_membership(federation.site("bank-a"), federation.ca_pem, federation.roster, role=Role.SITE)
+    anchors, now = keystore.load_anchors(federation.ca_pem), datetime.now(UTC)
+    tightened = replace(for_level("high"), name="tightened", groups=("X25519MLKEM768",))
+    assert under_policy(member, anchors, tightened, now=now).policy is tightened
+    with pytest.raises(CertificateError) as caught:
+        under_policy(member, anchors, replace(tightened, ca_signatures=("ML-DSA-65",)), now=now)
+    assert caught.value.reason == "bad_sigalg"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.policy import Constraints, SecurityLevel, assess, for_level
+from pqfl_transport.errors import ConfigurationError, PolicyError
+from pqfl_transport.policy import Advisory, Constraints, SecurityLevel, Verdict, Withdrawal, assess, for_level
 
 STRENGTH = [SecurityLevel.STANDARD, SecurityLevel.HIGH, SecurityLevel.MAXIMUM]
 sensitivities = st.floats(0, 1)
@@ -37,10 +37,13 @@ def test_more_never_means_less(one: float, other: float, short: float, long: flo
     assert STRENGTH.index(assess(low, brief).level) <= STRENGTH.index(assess(high, lasting).level)
 
 
-@given(sensitivities, horizons, st.booleans(), st.booleans())
-def test_constraints_only_reorder(sensitivity: float, horizon_years: float, aes: bool, cnsa2: bool) -> None:
+@given(sensitivities, horizons, st.booleans(), st.booleans(), st.none() | st.floats(0.001, 1e9))
+def test_constraints_only_reorder(
+    sensitivity: float, horizon_years: float, aes: bool, cnsa2: bool, link: float | None
+) -> None:
     """Whatever a place lacks, the sets are those of the level, in another order at most."""
-    found = assess(sensitivity, horizon_years, Constraints(aes_hardware=aes, cnsa2=cnsa2))
+    constraints = Constraints(aes_hardware=aes, cnsa2=cnsa2, link_kilobits_per_second=link)
+    found = assess(sensitivity, horizon_years, constraints)
     level = for_level(found.level)
     for name in ("groups", "leaf_keys", "ca_signatures", "tls_suites", "content_suites"):
         assert sorted(getattr(found.policy, name)) == sorted(getattr(level, name))
@@ -61,6 +64,39 @@ def test_cnsa2_has_no_chacha_and_says_so() -> None:
     found = assess(0.7, 5, Constraints(aes_hardware=False, cnsa2=True))
     assert found.policy == for_level("cnsa2")
     assert "AES alone" in found.reason
+
+
+def broken(*names: str) -> Advisory:
+    return Advisory("fed", 3, 0, 2000, tuple(Withdrawal(name, Verdict.BROKEN, 0, "a paper") for name in names))
+
+
+def test_intelligence_takes_names_out_of_the_level() -> None:
+    """The level stays where something is left of it; the reason and the changes say what went and why."""
+    found = assess(0.7, 5, None, broken("SecP256r1MLKEM768"), now=1000)
+    assert (found.level, found.policy.name) == (SecurityLevel.HIGH, "high-2026+advisory-3")
+    assert found.policy.groups == ("X25519MLKEM768",)
+    assert "SecP256r1MLKEM768 is broken: a paper" in found.reason
+    assert [change.set for change in found.changes] == ["groups"]
+    assert "past its end" in assess(0.7, 5, None, broken("SIKE"), now=2000).reason
+
+
+def test_a_level_that_nothing_is_left_of_leads_upwards() -> None:
+    """A stronger level is a legal choice, a weaker one never: above maximum, and beside CNSA 2.0, there is none."""
+    found = assess(0.1, 1, None, broken("ML-DSA-44"), now=1000)
+    assert found.level is SecurityLevel.HIGH
+    assert "nothing is left of level standard, so it is high" in found.reason
+    assert assess(0.1, 1, None, broken("ML-DSA-44", "ML-DSA-65"), now=1000).level is SecurityLevel.MAXIMUM
+    for constraints, names in ((None, ("ML-DSA-87",)), (Constraints(cnsa2=True), ("ML-KEM-1024",))):
+        with pytest.raises(PolicyError) as caught:
+            assess(0.9, 30, constraints, broken(*names), now=1000)
+        assert caught.value.reason == "withdrawn"
+
+
+def test_a_withdrawal_counts_by_the_systems_clock_unless_told() -> None:
+    """Who gives no time asks about now."""
+    late = Advisory("fed", 3, 0, 2**40, (Withdrawal("SecP256r1MLKEM768", Verdict.DEPRECATED, 2**39, "some day"),))
+    assert assess(0.7, 5, None, late).policy == for_level("high")
+    assert assess(0.7, 5, None, broken("SecP256r1MLKEM768")).policy.groups == ("X25519MLKEM768",)
 
 
 @pytest.mark.parametrize(

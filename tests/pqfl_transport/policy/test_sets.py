@@ -77,3 +77,14 @@ def test_a_migration_accepts_both_halves_and_its_post_quantum_half_only_one(
 def test_a_connection_is_post_quantum_when_all_of_it_is(group: str, own: str, peer: str, expected: bool) -> None:
     """One classical part makes a connection classical."""
     assert PREFER.is_post_quantum(group, own, peer) is expected
+
+
+def test_the_suite_is_the_first_listed_one_that_the_keys_fit() -> None:
+    """Keys that no listed suite fits are named, and nothing else is taken instead."""
+    high = for_level("high")
+    assert high.suite_for("ML-DSA-65").id == high.content_suites[0]
+    assert high.suite_for("ML-DSA-65", "ML-KEM-768+X25519").id == high.content_suites[0]
+    for keys in (("ML-DSA-87",), ("ML-DSA-65", "ML-KEM-1024")):
+        with pytest.raises(PolicyError, match=keys[-1]) as caught:
+            high.suite_for(*keys)
+        assert caught.value.reason == "content_suite"

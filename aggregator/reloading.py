@@ -1,0 +1,90 @@
+"""Reading the advisory again, on HUP and by the clock, and telling the engine what it leaves of the policy.
+
+A file that is broken, older or not the root's changes nothing and is said. One that is authentic and leaves nothing to
+work with ends the run: what was withdrawn is not gone on with because there is nothing else.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from aggregator.engine import Engine
+from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.errors import CertificateError, PolicyError, PqflError
+from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.ruling import Ruling
+from pqfl_transport.policy import Policy
+
+_SOON_SECONDS = 0.05
+
+
+class Reloader:
+    """Keeps the policy of one run current. ``reload_seconds`` is how often the file is looked at.
+
+    ``require_own`` raises ``CertificateError`` where the aggregator's own certificate does not fit a policy.
+    """
+
+    def __init__(self, ruling: Ruling, require_own: Callable[[Policy], object], reload_seconds: float) -> None:
+        self._ruling, self._require_own, self._reload_seconds = ruling, require_own, reload_seconds
+        self._asked = asyncio.Event()
+        self._failure = ""
+
+    def ask(self) -> None:
+        """Read the advisory again now, and say how that went."""
+        self._asked.set()
+
+    async def run(self, engine: Engine, audit: AuditLog, log: EventLog) -> None:
+        """Go on until cancelled."""
+        if (advised := self._ruling.advised) is not None:
+            facts = {name: value for name, value in advised.facts().items() if value is not None}
+            audit.event(EventKind.POLICY, old=advised.base.name, new=advised.policy.name, **facts)
+            log.event(EventKind.POLICY.value, old=advised.base.name, new=advised.policy.name, **facts)
+        while True:
+            asked = await self._wait()
+            result, detail = await self.reload(engine)
+            # The clock comes back again and again: what it finds as before is no news.
+            is_news = result == "ok" or (result == "failed" and detail != self._failure)
+            self._failure = detail
+            if not asked and not is_news:
+                continue
+            audit.event(EventKind.RELOAD, result=result, detail=detail)
+            log.event(EventKind.RELOAD.value, result=result, detail=detail or None)
+
+    async def reload(self, engine: Engine) -> tuple[str, str]:
+        """Read the advisory again and tell the engine; return ``unchanged``, ``ok`` or ``failed``, and what failed."""
+        before = self._ruling.advised
+        try:
+            policy = await asyncio.to_thread(self._read)
+        except PqflError as error:
+            if isinstance(error, PolicyError):
+                engine.close(error)
+            return "failed", str(error)
+        advised = self._ruling.advised
+        if advised is None or advised == before:
+            return "unchanged", ""
+        facts = {name: value for name, value in advised.facts().items() if value is not None}
+        await engine.adopt(policy, **facts)
+        return "ok", ""
+
+    def _read(self) -> Policy:
+        policy = self._ruling.read()
+        try:
+            self._require_own(policy)
+        except CertificateError as error:
+            if error.reason != "bad_sigalg":
+                # That it expires is no effect of the advisory, and told where it is used.
+                return policy
+            sentence = f"the advisory withdraws what this end itself uses: {error}"
+            raise PolicyError(sentence, reason="withdrawn") from error
+        return policy
+
+    async def _wait(self) -> bool:
+        """Wait for the clock, the advisory's own next change, or somebody who asks; return whether it was the last."""
+        change = self._ruling.seconds_to_change()
+        seconds = self._reload_seconds if change is None else min(self._reload_seconds, max(change, _SOON_SECONDS))
+        try:
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+        except TimeoutError:
+            return False
+        self._asked.clear()
+        return True
