@@ -27,7 +27,6 @@ from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.header import LOSSLESS
 from pqfl_transport.content.key_files import load_receiving_keys
 from pqfl_transport.content.keysource import ExtraKey
-from pqfl_transport.content.streams import sealed
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import (
     ConfigurationError,
@@ -35,11 +34,10 @@ from pqfl_transport.errors import (
     PolicyError,
     PqflError,
     RoundError,
-    TransportError,
 )
 from pqfl_transport.exchange import DEFAULT_RETRY_SECONDS, Exchange
 from pqfl_transport.extrakeys import load_ring
-from pqfl_transport.participant import Participant, RoundInfo, SealedUpdate
+from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.membership import load_membership, under_policy
@@ -48,6 +46,7 @@ from pqfl_transport.pki.ruling import Ruling, load_policy
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import Policy
 from pqfl_transport.spool import Spool
+from pqfl_transport.submissions import Submissions
 from pqfl_transport.timing import Stopwatch
 
 __all__ = ["BlockingFederatedClient", "FederatedClient", "Report", "RoundInfo", "Train"]
@@ -61,10 +60,6 @@ Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
 
 _NONCE_BYTES = 16
-# The round went on without this update: nothing is wrong with it, and the next round takes another.
-_TOO_LATE = frozenset({"stale", "closed", "wrong_challenge", "expired", "wrong_base_model", "duplicate"})
-# It was opened again because an advisory took its suite away; what it is sealed with next is judged on joining.
-_WITHDRAWN = frozenset({"content_suite", "wrong_suite"})
 _AHEAD_SECONDS = 0.5
 _STATE_TAG = "site-state/v1"
 _STATE_FIELDS = {"pqfl": str, "round": int, "roster": int}
@@ -149,11 +144,10 @@ class FederatedClient:
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
         self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
-        self._spool = None if spool_dir is None else Spool(Path(spool_dir))
+        spool = None if spool_dir is None else Spool(Path(spool_dir))
+        self._submissions = Submissions(self._participant, self._exchange, spool)
         self._retry_seconds = retry_seconds
         self._base: tuple[int, Weights] | None = None
-        self._submitted: set[bytes] = set()
-        self._missed = 0
         self._training, self._crypto = Stopwatch(), Stopwatch()
 
     async def __aenter__(self) -> Self:
@@ -170,8 +164,8 @@ class FederatedClient:
         """What was done so far."""
         exchange = self._exchange
         return Report(
-            rounds_submitted=len(self._submitted) - self._missed,
-            rounds_missed=self._missed,
+            rounds_submitted=self._submissions.submitted,
+            rounds_missed=self._submissions.missed,
             train_seconds=self._training.seconds,
             crypto_seconds=self._crypto.seconds,
             transfer_seconds=exchange.seconds,
@@ -202,8 +196,9 @@ class FederatedClient:
                 raise RoundError(f"the aggregator gave up in round {info.number}", reason="failed")
             if info.is_finished:
                 return info
-            if info.state is RoundState.COLLECTING and info.document.challenge not in self._submitted:
-                if not await self._send_stored(info):
+            if info.state is RoundState.COLLECTING and self._submissions.wants(info):
+                stored = await self._in_thread(self._submissions.recall, info)
+                if stored is None or not await self._submissions.send_stored(stored):
                     return info
                 continue
             await self._exchange.news(info.number, info.state.value)
@@ -230,10 +225,10 @@ class FederatedClient:
         try:
             await self._in_thread(self._keep_policy)
             extra = await self._extra_keys()
-            update = await self._in_thread(self._seal, info, base, weights, samples, extra)
+            update = await self._in_thread(self._submissions.seal, info, base, weights, samples, extra)
         except PqflError as error:
-            return self._missed_or_raise(error, info.number, info.document.challenge)
-        return await self._send(update)
+            return self._submissions.missed_or_raise(error, info.number, info.document.challenge)
+        return await self._submissions.send(update)
 
     async def run(self, train: Train) -> Weights:
         """Take part in every round until the last one; return the final model.
@@ -248,68 +243,6 @@ class FederatedClient:
                 trained = (digest, await self._train(train, await self.fetch(info), info))
             await self.submit(info, *trained[1])
         return await self.fetch(info)
-
-    def _seal(
-        self, info: RoundInfo, base: Weights, weights: Weights, samples: int, extra: tuple[ExtraKey, ...]
-    ) -> SealedUpdate:
-        if self._spool is None:
-            return self._participant.seal_update(info, base, weights, samples, extra)
-        sealer, layout = self._participant.update_sealer(info, base, weights, samples, extra)
-        return SealedUpdate.of(self._spool.keep(sealer.prologue.header.envelope_id, sealed(sealer, layout.buffers())))
-
-    async def _send(self, update: SealedUpdate, *, begun: bool = False) -> bool:
-        self._submitted.add(update.challenge)
-        try:
-            await self._exchange.send_update(update, begun=begun)
-        except TransportError:
-            # Nobody took it, so the round is still to be served: from the spool, or by the caller.
-            self._submitted.discard(update.challenge)
-            raise
-        except PqflError as error:
-            self._forget(update.envelope_id)
-            return self._missed_or_raise(error, update.address.round_number, update.challenge)
-        self._forget(update.envelope_id)
-        return True
-
-    def _missed_or_raise(self, error: PqflError, round_number: int, challenge: bytes) -> bool:
-        """Return False where the round went on, or its suite went, without this update; else raise the error."""
-        late = isinstance(error, RoundError) and error.reason in _TOO_LATE
-        withdrawn = isinstance(error, RoundError | PolicyError | MessageError) and error.reason in _WITHDRAWN
-        if not late and not withdrawn:
-            raise error
-        self._submitted.add(challenge)
-        self._missed += 1
-        _log.warning("round %d went on without this update: %s", round_number, error)
-        return False
-
-    async def _send_stored(self, info: RoundInfo) -> bool:
-        """Go on with an update of this round that an earlier process of this site had sealed."""
-        update = await self._in_thread(self._recall, info)
-        if update is None:
-            return False
-        _log.info("round %d: going on with a stored update", info.number)
-        try:
-            await self._send(update, begun=True)
-        except (MessageError, RoundError) as error:
-            self._submitted.discard(update.challenge)
-            _log.warning("round %d: the stored update was refused, so another is made: %s", info.number, error)
-            return False
-        return True
-
-    def _recall(self, info: RoundInfo) -> SealedUpdate | None:
-        for envelope_id, envelope in () if self._spool is None else self._spool.stored():
-            try:
-                return self._participant.recall_update(envelope, info)
-            except RoundError:
-                self._forget(envelope_id)
-            except PqflError as error:
-                self._forget(envelope_id)
-                _log.warning("removed a stored update that is damaged or not ours: %s", error)
-        return None
-
-    def _forget(self, envelope_id: bytes) -> None:
-        if self._spool is not None:
-            self._spool.forget(envelope_id)
 
     async def _current_round(self) -> RoundInfo:
         nonce = secrets.token_hex(_NONCE_BYTES)
