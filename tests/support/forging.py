@@ -21,6 +21,7 @@ from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, BODY_COMMITMENT_BYTES, 
 from tests.support.envelopes import Keys, split
 
 SALT_BYTES = 24
+_SHA512 = hashes.SHA512()
 ITEMS = (
     "suite", "flags", "federation", "round", "direction", "sender", "sender_key", "recipients", "challenge",
     "envelope_id", "not_after", "base_model", "length", "codec", "extra_keys", "threshold",
@@ -44,13 +45,16 @@ SMALL = encode_layout(
 """The plaintext of forged envelopes unless another is given: one tensor of two numbers."""
 
 
-def chosen_salt_body(key: bytes, context: bytes, plaintext: bytes, salt: bytes) -> bytes:
+def chosen_salt_body(
+    key: bytes, context: bytes, plaintext: bytes, salt: bytes, algorithm: hashes.HashAlgorithm = _SHA512
+) -> bytes:
     """Encrypt with Cobblestone-256 under a salt of one's own choice, which the library never does.
 
-    Written from c2sp.org/chunked-encryption: whoever holds the key can re-seal under the original salt.
+    Written from c2sp.org/chunked-encryption: whoever holds the key can re-seal under the original salt. The published
+    vectors, with another hash, are its witness.
     """
     info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context
-    derived = HKDFExpand(hashes.SHA512(), 32 + 12 + 32, info).derive(key)
+    derived = HKDFExpand(algorithm, 32 + 12 + 32, info).derive(key)
     aead, nonce, commitment = AESGCM(derived[:32]), int.from_bytes(derived[32:44], "big"), derived[44:]
     sealed = [salt, commitment]
     for number in range(len(plaintext) // BODY_CHUNK_BYTES + 1):
