@@ -130,6 +130,7 @@ def _stored(keys: Keys, sealed: bytes) -> list[Entry]:
         "with another seed than its fingerprint's": stored(seed=b"x" * 32),
         "with another fingerprint": stored(fingerprint=b"x" * 32),
         "of a KEM for TLS alone": stored(kem=b"ML-KEM-512"),
+        "of a KEM in other letters": stored(kem=key.kem.lower().encode()),
     }
     return [
         good("§4", "a stored receiving key", sealed, receiving_pem=key.to_pem().decode()),
