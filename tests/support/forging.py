@@ -165,11 +165,12 @@ def contribution(
 ) -> bytes:
     """Return a contribution of any facts and share, sealed and signed as its trustee would.
 
-    ``facts`` are C's first six items; ``wrapped``, ``context`` and ``signature`` replace what is made of them.
+    ``facts`` are C's first six items; ``wrapped``, ``context`` and ``signature`` replace what is made of them,
+    ``certificate`` is sent along.
     """
     wrapped = changes.get("wrapped") or combiner.wrap(
         share, length_prefixed(*facts), label=Label.SHARE_WRAP, aead=aead
     )  # fmt: skip
     signed = length_prefixed(*facts, wrapped)
     signature = changes.get("signature") or signing.sign(signed, changes.get("context", Context.CONTRIBUTION))
-    return length_prefixed(signed, signature, b"")
+    return length_prefixed(signed, signature, changes.get("certificate", b""))
