@@ -14,9 +14,10 @@ from pqfl_transport.content.opening import Opener, open_weights
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.shares import combine, parse_contribution
 from pqfl_transport.content.sparse import from_sparse
+from pqfl_transport.content.streams import open_to
 from pqfl_transport.content.tensors import TensorLayout, named_arrays, parse, total_bytes
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
-from pqfl_transport.errors import MessageError
+from pqfl_transport.errors import MessageError, PqflError
 from tests.fuzz.registry import target
 from tests.support.envelopes import make_keys
 from tests.support.vectors import FOLDER, Vector, load
@@ -86,6 +87,26 @@ def opening(data: bytes) -> None:
     open_weights(
         data, receiving_key=KEYS.receiving, sender_key=SENDER, policy=KEYS.policy, max_plaintext_bytes=_MOST_BYTES
     )
+
+
+@target(lambda: envelopes("bodies", "prologues"), max_bytes=65_536)
+def stream(data: bytes) -> None:
+    """In pieces of any size an envelope opens to what it opens to at once, or is refused as well."""
+
+    def begin(found: Prologue) -> Opener:
+        verify_prologue(found, sender_key=SENDER, policy=KEYS.policy)
+        return Opener(found, KEYS.receiving, sender_key=SENDER)
+
+    results = []
+    for size in (len(data) + 1, _PIECE_BYTES):
+        written = bytearray()
+        try:
+            open_to(written.extend, (data[at : at + size] for at in range(0, len(data), size)), begin)
+        except PqflError:
+            results.append(None)
+        else:
+            results.append(bytes(written))
+    assert results[0] == results[1]
 
 
 def _contributions() -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from gateway.proxies import Proxy
 from pqfl_transport import exchange
 from pqfl_transport.errors import MessageError, PqflError
 from pqfl_transport.net.address import Address
+from pqfl_transport.net.resumable import UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET, UploadAddress, UploadFields
 from pqfl_transport.problems import from_problem, to_problem
 from tests.fuzz.registry import target, text_of
 
@@ -64,6 +65,22 @@ def request_path(data: bytes) -> None:
     assert "\\" not in path
     assert "//" not in path
     matches("/v1/rounds/*/updates/**", path)
+
+
+@target(lambda: [b"/v1/rounds/3/uploads/bank-a/" + b"ab" * 32, b"/v1/rounds/03/uploads/a/x"], max_bytes=300)
+def upload_address(data: bytes) -> None:
+    """Where an upload goes on names one upload, whose own address is found again."""
+    found = UploadAddress.parse(text_of(data))
+    assert UploadAddress.parse(str(found)) == found
+
+
+@target(lambda: [b"?1;x=1\n100\n5", b"?0\n999999999999999\n", b" ?1 \n-1\n1.0"], max_bytes=200)
+def upload_fields(data: bytes) -> None:
+    """A field of an upload is of its form, or as good as absent."""
+    values = (text_of(data).split("\n") + [""] * 3)[:3]
+    found = UploadFields.of(dict(zip((UPLOAD_COMPLETE, UPLOAD_OFFSET, UPLOAD_LENGTH), values, strict=True)))
+    assert found.complete in {None, True, False}
+    assert all(number is None or 0 <= number < 10**15 for number in (found.offset, found.length))
 
 
 def _problems() -> Iterator[bytes]:
