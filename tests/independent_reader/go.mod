@@ -1,6 +1,6 @@
 module pqfl.invalid/independent_reader
 
-go 1.26.8
+go 1.26
 
 require (
 	filippo.io/mldsa v1.0.0

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import cryptography_vectors
@@ -26,6 +25,7 @@ from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, BODY_COMMITMENT_BYTES, 
 from pqfl_transport.errors import MessageError
 from tests.support.forging import SALT_BYTES, chosen_salt_body
 from tests.support.liboqs import needs_liboqs
+from tests.support.published import ml_dsa_records, ml_kem_records
 
 ML_KEM = {"ML-KEM-768": mlkem.MLKEM768PrivateKey, "ML-KEM-1024": mlkem.MLKEM1024PrivateKey}
 ML_DSA = ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
@@ -33,30 +33,6 @@ AEAD_IDS = {"AES-256-GCM": 2, "ChaCha20-Poly1305": 3}
 HKDF_SHA512_ID = 3
 CURVES = {16: ec.SECP256R1(), 17: ec.SECP384R1(), 18: ec.SECP521R1()}
 KEMS = {16: hpke.KEM.P256, 17: hpke.KEM.P384, 18: hpke.KEM.P521, 32: hpke.KEM.X25519}
-
-
-def records(path: str) -> Iterator[dict[str, str]]:
-    """The records of a response file."""
-    with cryptography_vectors.open_vector_file(path, "r") as file:
-        record: dict[str, str] = {}
-        for line in file:
-            key, equals, value = line.partition(" = ")
-            if equals and key.strip() == "count" and record:
-                yield record
-                record = {}
-            if equals:
-                record[key.strip()] = value.strip()
-        yield record
-
-
-def ml_kem_records(name: str) -> Iterator[dict[str, str]]:
-    """Known answers of FIPS 203."""
-    return records(f"asymmetric/MLKEM/kat_{name.replace('-', '', 1).replace('-', '_')}.rsp")
-
-
-def ml_dsa_records(name: str) -> Iterator[dict[str, str]]:
-    """Known answers of FIPS 204, each with a context string."""
-    return records(f"asymmetric/MLDSA/kat_{name.replace('-', '', 1).replace('-', '_')}_det_pure.rsp")
 
 
 @pytest.mark.parametrize("name", ML_KEM)
