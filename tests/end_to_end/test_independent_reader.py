@@ -69,6 +69,16 @@ def test_the_reader_opens_and_refuses_what_this_implementation_does(reader: Path
     assert differences == []
 
 
+def test_the_reader_derives_the_keys_of_a_pre_shared_one(reader: Path) -> None:
+    """What this implementation mixed in, the other derives from the pre-shared key and the id."""
+    path = FOLDER / "extra-keys.json"
+    derived: dict[str, str] = {}
+    for vector, found in zip(load(path), read(reader, path), strict=True):
+        derived |= found.get("derived", {})
+        assert found.get("derived", {}).items() <= vector.entry.get("extra", {}).items()
+    assert derived
+
+
 def test_the_reader_stops_at_a_file_it_cannot_read(reader: Path, tmp_path: Path) -> None:
     """A vector file that is not there, or none, is an error and no success without results."""
     (tmp_path / "none.json").write_text("[]")

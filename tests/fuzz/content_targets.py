@@ -10,7 +10,9 @@ import zstandard
 from pqfl_transport.content.codecs import decode, encode
 from pqfl_transport.content.envelope import Prologue, PrologueReader, decode_prologue, encode_prologue, verify_prologue
 from pqfl_transport.content.header import CODECS, decode_header, encode_header
+from pqfl_transport.content.keysource import KeyId
 from pqfl_transport.content.opening import Opener, open_weights
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.shares import combine, parse_contribution
 from pqfl_transport.content.sparse import from_sparse
@@ -18,7 +20,7 @@ from pqfl_transport.content.streams import open_to
 from pqfl_transport.content.tensors import TensorLayout, named_arrays, parse, total_bytes
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import MessageError, PqflError
-from tests.fuzz.registry import target
+from tests.fuzz.registry import target, text_of
 from tests.support.envelopes import make_keys
 from tests.support.vectors import FOLDER, Vector, load
 
@@ -156,6 +158,23 @@ def receiving_key_pem(data: bytes) -> None:
 def receiving_key(data: bytes) -> None:
     """What a roster or a round document carries is the key that it says, byte by byte."""
     assert RecipientKey.from_bytes(data).to_bytes() == data
+
+
+@target(lambda: [PreSharedKey("spring", b"k" * 32).to_pem()])
+def psk_pem(data: bytes) -> None:
+    """A stored pre-shared key is the same after it is stored again."""
+    key = PreSharedKey.from_pem(data)
+    again = PreSharedKey.from_pem(key.to_pem())
+    assert (again.name, again.key("0" * 32)) == (key.name, key.key("0" * 32))
+
+
+@target(lambda: [b"psk:spring:" + b"0a" * 16, b"qkd:north-south:BC490419-7d60-487f-adc1-4ddcc177c139"], max_bytes=300)
+def extra_key_id(data: bytes) -> None:
+    """An id of an extra key has one spelling, but for a UUID's letters."""
+    text = text_of(data)
+    found = KeyId.parse(text)
+    assert str(found) == text
+    assert KeyId.parse(found.canonical).canonical == found.canonical
 
 
 def plaintexts(*names: str) -> Iterator[bytes]:

@@ -35,6 +35,7 @@ from pqfl_transport.content.tensors import TensorLayout
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import PqflError
+from pqfl_transport.extrakeys.config import load_keys_config
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.documents import DocumentKind, open_document
@@ -312,6 +313,34 @@ def _refused_by_name(path: Path, read: Callable[[], object]) -> None:
     except PqflError as error:
         said = str(error)
     assert str(path) in said
+
+
+_KEYS_TOML = b"""
+[used]
+file = "used.db"
+retain_days = 100
+[psk.spring]
+file = "spring.psk"
+[qkd.north-south]
+url = "https://127.0.0.1:8020"
+peer_sae = "south"
+cert = "km/tls.pem"
+key = "km/tls.key"
+cacert = "km/ca.pem"
+verify_uri = "spiffe://qkd/gateway/north"
+[[peer]]
+id = "spiffe://fed/aggregator/main"
+envelopes = ["update", "file"]
+mode = "require"
+keys = ["qkd:north-south", "psk:spring"]
+"""
+
+
+@target(lambda: [_KEYS_TOML])
+def keys_config(data: bytes) -> None:
+    """A file of key sources is taken or refused, with its name."""
+    path = _scratch("keys.toml", data)
+    _refused_by_name(path, lambda: load_keys_config(path))
 
 
 @target(lambda: [federation().authority.ledger_path.read_bytes()])

@@ -13,6 +13,7 @@ from pqfl_transport.errors import MessageError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.resumable import UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET, UploadAddress, UploadFields
 from pqfl_transport.problems import from_problem, to_problem
+from pqfl_transport.qkd import messages
 from tests.fuzz.registry import target, text_of
 
 _TARGET = Address(host="hub.example", port=443)
@@ -81,6 +82,32 @@ def upload_fields(data: bytes) -> None:
     found = UploadFields.of(dict(zip((UPLOAD_COMPLETE, UPLOAD_OFFSET, UPLOAD_LENGTH), values, strict=True)))
     assert found.complete in {None, True, False}
     assert all(number is None or 0 <= number < 10**15 for number in (found.offset, found.length))
+
+
+def _key_manager_answers() -> Iterator[bytes]:
+    key = {"key_ID": "bc490419-7d60-487f-adc1-4ddcc177c139", "key": "A" * 43 + "="}
+    yield json.dumps({"keys": [key]}).encode()
+    yield json.dumps({"message": "no keys", "details": [{"reason": "exhausted"}]}).encode()
+    numbers = {"key_size": 256, "stored_key_count": 9, "max_key_count": 9, "max_key_per_request": 1,
+               "max_key_size": 512, "min_key_size": 64, "max_SAE_ID_count": 0}  # fmt: skip
+    names = ("source_KME_ID", "target_KME_ID", "master_SAE_ID", "slave_SAE_ID")
+    yield json.dumps(dict.fromkeys(names, "x") | numbers).encode()
+
+
+@target(_key_manager_answers)
+def key_manager_answer(data: bytes) -> None:
+    """Whatever a key manager answers, keys come out that were asked for, or an error in one printable line."""
+    named = "bc490419-7d60-487f-adc1-4ddcc177c139"
+    for parse in (
+        lambda: messages.parse_status(data, "km"),
+        lambda: messages.parse_new_keys(data, "km", number=1, size_bits=256),
+        lambda: messages.parse_named_keys(data, "km", key_ids=[named], size_bits=256),
+    ):
+        with contextlib.suppress(PqflError):
+            parse()
+    for status in (400, 401, 404, 503):
+        error = messages.error_of(status, data, messages.dec_keys_request("north", [named]), "km")
+        assert str(error).isprintable()
 
 
 def _problems() -> Iterator[bytes]:

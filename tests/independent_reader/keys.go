@@ -84,6 +84,11 @@ func bodyKey(contentKey, rawHeader []byte, materials [][]byte) ([]byte, error) {
 	return hkdf.Key(sha512.New, secret, nil, string(lp(label("mix"), rawHeader)), 32)
 }
 
+// derivedKey is the material of psk:NAME:NONCE, derived from the pre-shared key NAME for this one id (ENVELOPE.md §4).
+func derivedKey(shared []byte, id string) ([]byte, error) {
+	return hkdf.Key(sha512.New, shared, nil, string(lp(label("psk"), []byte(id))), 32)
+}
+
 // signingFingerprint is SHA-256 of the key's SubjectPublicKeyInfo (RFC 9881).
 func signingFingerprint(key *mldsa.PublicKey) ([]byte, error) {
 	info, err := mldsax509.MarshalPKIXPublicKey(key)

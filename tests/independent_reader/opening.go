@@ -75,13 +75,14 @@ func (r *receiver) admit(p *prologue) (*mldsa.PublicKey, error) {
 	return r.sender, nil
 }
 
-// bodyReader does step 7: extra keys, content key, commitment.
+// bodyReader does step 7: content key, extra keys, commitment.
 func (r *receiver) bodyReader(p *prologue) (*bodyReader, error) {
-	materials, err := r.extraKeys(p.header)
+	contentKey, err := r.contentKey(p)
 	if err != nil {
 		return nil, err
 	}
-	contentKey, err := r.contentKey(p)
+	// Extra keys are given out once, so they are asked for last.
+	materials, err := r.extraKeys(p.header)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 
 	"filippo.io/mldsa"
 )
@@ -17,6 +18,10 @@ type vectorFile struct {
 		Combiner  hexBytes            `json:"combiner"`
 		Trustees  map[string]hexBytes `json:"trustees"`
 	} `json:"keys"`
+	PSK struct {
+		Name string   `json:"name"`
+		Key  hexBytes `json:"key"`
+	} `json:"psk"`
 	Vectors []vector `json:"vectors"`
 }
 
@@ -41,6 +46,8 @@ type result struct {
 	Refused  []string          `json:"refused,omitempty"`
 	Tensors  [][4]any          `json:"tensors,omitempty"`
 	Metadata map[string]string `json:"metadata,omitempty"`
+	// Derived are the extra keys that the file's pre-shared key gives, by id, hexadecimal.
+	Derived map[string]string `json:"derived,omitempty"`
 }
 
 type hexBytes []byte
@@ -82,9 +89,28 @@ func (f *vectorFile) open(v vector) (result, error) {
 		found.Detail = err.Error()
 		return found, nil
 	}
+	if found.Derived, err = f.derived(v); err != nil {
+		return result{}, err
+	}
 	found.Metadata = read.facts()
 	for _, t := range read.tensors {
 		found.Tensors = append(found.Tensors, [4]any{t.name, t.dtype, t.shape, hex.EncodeToString(t.data)})
+	}
+	return found, nil
+}
+
+// derived derives for itself what the vector gives as extra keys of the file's pre-shared key.
+func (f *vectorFile) derived(v vector) (map[string]string, error) {
+	found := map[string]string{}
+	for id := range v.Extra {
+		if f.PSK.Name == "" || !strings.HasPrefix(id, "psk:"+f.PSK.Name+":") {
+			continue
+		}
+		material, err := derivedKey(f.PSK.Key, id)
+		if err != nil {
+			return nil, err
+		}
+		found[id] = hex.EncodeToString(material)
 	}
 	return found, nil
 }
