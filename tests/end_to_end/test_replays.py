@@ -1,4 +1,4 @@
-"""What was signed once and comes again: an earlier roster, a recorded round document."""
+"""What was signed once and comes again: an earlier roster or advisory, a recorded round document."""
 
 import asyncio
 import secrets
@@ -17,9 +17,11 @@ from gateway.config import HttpRules, Profile
 from pqfl_transport.errors import MessageError, RoundError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.advisory import Seen, digest_of, open_advisory, sign_advisory
 from pqfl_transport.pki.membership import load_membership
 from pqfl_transport.pki.roster import open_roster, sign_roster
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.policy import Advisory, Verdict, Withdrawal
 from pqfl_transport.tls.config import Role as TlsRole
 from tests.support.fronts import front, put_update
 from tests.support.pki import Federation, make_federation
@@ -68,6 +70,20 @@ def test_a_roster_that_comes_again_brings_nobody_back(federation: Federation, ro
         with pytest.raises(MessageError) as caught:
             door()
         assert caught.value.reason == "stale_roster"
+
+
+def test_an_advisory_that_comes_again_brings_no_algorithm_back(federation: Federation) -> None:
+    """Whoever has seen the later advisory refuses the earlier one, and one of the same number that says less."""
+    key = keystore.load_signing_key(federation.ca / "root.key")
+    roots, now = [key.verifying_key], int(time.time())
+    early = Advisory("fed", 1, now - 10, now + 10_000, ())
+    later = replace(early, number=2, withdrawals=(Withdrawal("ML-KEM-768", Verdict.BROKEN, 0, "a paper"),))
+    opened = open_advisory(sign_advisory(later, key), roots, now=now, federation="fed")
+    seen = Seen(opened.number, digest_of(opened))
+    for replayed in (early, replace(later, withdrawals=())):
+        with pytest.raises(MessageError) as caught:
+            open_advisory(sign_advisory(replayed, key), roots, now=now, federation="fed", seen=seen)
+        assert caught.value.reason == "stale_advisory"
 
 
 def test_a_gateway_keeps_the_later_roster(federation: Federation, rosters: tuple[Path, Path]) -> None:

@@ -208,7 +208,7 @@ def reason_of(door: Callable[[], object]) -> str:
 
 
 DOORS = {
-    "aggregator/engine.py", "aggregator/intake.py", "pqfl/commands/content.py", "pqfl/commands/shares.py",
+    "aggregator/intake.py", "aggregator/publishing.py", "pqfl/commands/content.py", "pqfl/commands/shares.py",
     "pqfl/demo/site.py", "pqfl_transport/content/batch.py", "pqfl_transport/content/files.py",
     "pqfl_transport/content/opening.py", "pqfl_transport/content/sealing.py", "pqfl_transport/participant.py",
 }  # fmt: skip

@@ -38,12 +38,14 @@ from pqfl_transport.errors import PqflError
 from pqfl_transport.extrakeys.config import load_keys_config
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.advisory import open_advisory, sign_advisory
 from pqfl_transport.pki.documents import DocumentKind, open_document
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.pki.roster import open_roster, sign_roster
 from pqfl_transport.pki.spiffe import SpiffeId
-from pqfl_transport.policy import POLICIES, for_level
+from pqfl_transport.policy import POLICIES, Advisory, Verdict, Withdrawal, for_level, tighten
+from pqfl_transport.policy.files import parse_policy
 from pqfl_transport.tls.allowed import AllowedPeers
 from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.peers import read_certificate
@@ -123,6 +125,48 @@ def round_document(data: bytes) -> None:
 def certificates() -> tuple[bytes, ...]:
     """Return certificates, good and odd ones, in DER."""
     return tuple(_made_certificates())
+
+
+_ADVISORY = Advisory(
+    "fed", 7, 1_700_000_000, 1_900_000_000,
+    (Withdrawal("SecP256r1MLKEM768", Verdict.BROKEN, 0, "a paper"), Withdrawal("RSA", Verdict.DEPRECATED, 5, "old")),
+)  # fmt: skip
+
+
+@target(lambda: [_payload(sign_advisory(_ADVISORY, _KEY))])
+def advisory(data: bytes) -> None:
+    """An advisory that is read is signed and read again to the same, and whatever it says leaves no policy wider."""
+    found = open_advisory(_signed(DocumentKind.ADVISORY, data), [_TRUSTING], now=1_800_000_000.0)
+    assert open_advisory(sign_advisory(found, _KEY), [_TRUSTING], now=1_800_000_000.0) == found
+    policy = POLICIES["pq-prefer-2026"]
+    tightened, _ = tighten(policy, found, 1_800_000_000.0)
+    assert set(tightened.content_suites) <= set(policy.content_suites)
+
+
+_POLICY_TOML = b"""
+name = "cardio-2027"
+level = "high"
+groups = ["X25519MLKEM768"]
+leaf_keys = ["ML-DSA-65"]
+ca_signatures = ["ML-DSA-65", "ML-DSA-87"]
+tls_suites = ["TLS_AES_256_GCM_SHA384"]
+content_suites = ["pqfl/v1/mlkem768x25519-mldsa65"]
+[classical]
+groups = ["x25519"]
+leaf_keys = ["ECDSA-P256"]
+ca_signatures = ["ECDSA-P256"]
+"""
+
+
+@target(lambda: [_POLICY_TOML])
+def policy_file(data: bytes) -> None:
+    """A policy of one's own lists what its level may, or is refused by the file's name."""
+    said = "own.toml"
+    try:
+        parse_policy(data, "own.toml")
+    except PqflError as error:
+        said = str(error)
+    assert "own.toml" in said
 
 
 def _made_certificates() -> Iterator[bytes]:
