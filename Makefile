@@ -4,12 +4,16 @@ VENV := .venv
 # Flower's packages need versions of their own, and it is started as programs, so it has an environment of its own.
 FLOWER := .venv-flower
 NVFLARE := .venv-nvflare
+# The fuzzer instruments what it imports, and comes as a wheel for some versions of Python only.
+FUZZ := .venv-fuzz
 BIN := $(VENV)/bin
 # Tests run in as many processes as there are processors.
 JOBS ?= auto
+# Seconds of fuzzing, for all targets together.
+FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check e2e bench clean
+.PHONY: help demo test check e2e bench fuzz clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +40,11 @@ bench: $(VENV)/.test ## Measure relay and envelope beside their peers; see bench
 	$(BIN)/python benchmarks/relay.py
 	$(BIN)/python benchmarks/connections.py
 
+fuzz: $(FUZZ)/.ready ## Fuzz every parser of untrusted bytes for FUZZ_SECONDS in all (60); see tests/fuzz/README.md
+	$(FUZZ)/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(TARGETS)
+
 clean: ## Remove the virtual environment, caches and work folders
-	rm -rf $(VENV) $(FLOWER) $(NVFLARE) build dist *.egg-info demo-out bench-out
+	rm -rf $(VENV) $(FLOWER) $(NVFLARE) $(FUZZ) .fuzz build dist *.egg-info demo-out bench-out
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -60,6 +67,11 @@ $(FLOWER)/.ready: $(VENV)/.python
 $(NVFLARE)/.ready: $(VENV)/.python
 	$(PYTHON) -m venv $(NVFLARE)
 	$(NVFLARE)/bin/python -m pip install --quiet 'nvflare>=2.9,<2.10' 'scikit-learn>=1.6'
+	@touch $@
+
+$(FUZZ)/.ready: $(VENV)/.python pyproject.toml
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --quiet --editable '.[fuzz]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml

@@ -15,6 +15,7 @@ from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.content.tensors import TensorLayout, model_digest, schema
 from pqfl_transport.errors import PlatformError
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
 
@@ -109,11 +110,12 @@ class Publisher:
         # The policy may be tightened while a thread seals: what comes out has to be allowed then.
         while True:
             self._suites.require_any()
-            model = await asyncio.to_thread(self._seal, weights, version, self._suites.of_models.id)
+            suite, policy = self._suites.of_models.id, self._suites.policy
+            model = await asyncio.to_thread(self._seal, weights, version, suite, policy)
             if self._suites.allows(model.suite):
                 return model
 
-    def _seal(self, weights: Weights, version: int, suite: str) -> Model:
+    def _seal(self, weights: Weights, version: int, suite: str, policy: Policy) -> Model:
         digest = model_digest(weights)
         identity = self._member.identity
         parameters = EnvelopeParameters(
@@ -125,6 +127,7 @@ class Publisher:
             base_model_digest=digest,
             trailer=True,
             extra_keys=self._extra_keys(),
+            policy=policy,
         )
         with self._crypto.running():
             envelope = seal_weights(weights, parameters, self._recipients, identity.key)

@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from pqfl_transport.content.tensors import TensorLayout
 from pqfl_transport.crypto.contexts import Context
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import PlatformError
+from pqfl_transport.policy import DEFAULT_LEVEL, for_level
 
 SUITE = "pqfl/v1/mlkem768x25519-mldsa65"
 SMALL_FLOATS = 2_500
@@ -76,8 +77,11 @@ def main() -> None:
 
 
 def parameters(suite: str = SUITE) -> EnvelopeParameters:
-    """Return parameters of an update."""
-    return EnvelopeParameters(suite=suite, federation="bench", sender="spiffe://bench/site/a", direction="update")
+    """Return parameters of an update, under a policy that lists the suite: experimental ones are in none."""
+    policy = replace(for_level(DEFAULT_LEVEL), content_suites=(suite,))
+    return EnvelopeParameters(
+        suite=suite, federation="bench", sender="spiffe://bench/site/a", direction="update", policy=policy
+    )
 
 
 def take_turns(subjects: Subjects, runs: int, repeat: int) -> dict[str, float]:

@@ -22,7 +22,9 @@ MAX_FILE_BYTES = 1024 * 1024
 _LISTENERS = "listener"
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
 _SECONDS = MappingProxyType({"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0})
-_SIZE = re.compile(r"([0-9]+)([KMG]?)", re.ASCII)
+# Python reads no number of more than 4300 digits, and none of these needs more than 15.
+_COUNT = re.compile(r"[0-9]{1,15}", re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,15})([KMG]?)", re.ASCII)
 _BYTES = MappingProxyType({"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30})
 
 Values = Mapping[str, Any]
@@ -180,7 +182,7 @@ def _listener(
 ) -> tuple[str, Role, Values]:
     name, role_name = table.get("name", f"listener-{number + 1}"), table.get("role", default.value)
     where = f"{where} {name}"
-    if not isinstance(name, str) or role_name not in {one.value for one in Role}:
+    if not isinstance(name, str) or role_name not in tuple(Role):
         raise ConfigurationError(f"{where}: role is server or client, name is a text", reason="bad_config")
     role = Role(role_name)
     own = _parsed({key: value for key, value in table.items() if key not in _OF_A_TABLE}, where, role)
@@ -195,7 +197,8 @@ def _read(file: Path) -> dict[str, Any]:
     data = read_public(file, max_bytes=MAX_FILE_BYTES)
     try:
         return tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not TOML, not UTF-8, a number with too many digits, tables within tables without end.
         raise ConfigurationError(f"{file}: {error}", reason="bad_config") from error
 
 
@@ -237,7 +240,7 @@ def _seconds(text: str, where: str) -> float:
 
 
 def _count(text: str, where: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not _COUNT.fullmatch(text):
         raise ConfigurationError(f"{where} {text!r}: expected {_EXPECTED[Takes.COUNT]}", reason="bad_config")
     return int(text)
 

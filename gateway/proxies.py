@@ -219,6 +219,8 @@ _CONVERSATIONS = MappingProxyType({"http": _http, "socks5": _socks5})
 
 def _split(url: str, where: str) -> tuple[SplitResult, int | None]:
     try:
+        # Bytes of the command line that are no UTF-8 arrive as halves of surrogate pairs, and leave here as an error.
+        url.encode()
         parts = urlsplit(url)
         port = parts.port
     except ValueError:

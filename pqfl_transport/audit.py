@@ -319,15 +319,22 @@ def _parse_complete_line(data: bytes, where: str) -> dict[str, Any]:
 
 def _parse_line(data: bytes, where: str) -> dict[str, Any]:
     """Parse one line and check its own hash. Raises ``MessageError`` naming ``where``."""
-    try:
-        line = json.loads(data) if len(data) <= MAX_LINE_BYTES else None
-    except (ValueError, RecursionError):
-        line = None
-    if not isinstance(line, dict) or not _fields_are_typed(line) or _canonical(line) != data:
+    line = _parse_canonical(data) if len(data) <= MAX_LINE_BYTES else None
+    if line is None:
         raise MessageError(f"{where}: not a line of an audit log", reason="audit_chain")
     if line["hash"] != _digest({name: value for name, value in line.items() if name != "hash"}):
         raise MessageError(f"{where}: was changed, its hash does not fit", reason="audit_chain")
     return line
+
+
+def _parse_canonical(data: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(data)
+        # JSON can spell NaN and half a surrogate pair, which have no canonical form.
+        same = isinstance(line, dict) and _fields_are_typed(line) and _canonical(line) == data
+    except (ValueError, RecursionError):
+        return None
+    return line if same else None
 
 
 _FIELDS = {"seq": int, "time": str, "kind": str, "facts": dict, "prev": str, "hash": str}

@@ -334,7 +334,7 @@ def _parse_url(url: str, ssl: ssl_module.SSLContext | None, *, unsafe_url: bool)
 def _state(data: bytes) -> str | None:
     try:
         facts = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return str(facts.get("state")) if isinstance(facts, dict) else None
 

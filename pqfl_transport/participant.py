@@ -256,6 +256,7 @@ class Participant:
             base_model_digest=document.model_digest,
             codec=self._codec,
             extra_keys=tuple(extra_keys),
+            policy=self.member.policy,
         )
         recipient = RecipientKey.from_bytes(document.receiving_key)
         return sealer_of(delta, parameters, [recipient], identity.key, {SAMPLES: str(count)})

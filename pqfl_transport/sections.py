@@ -17,7 +17,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot read the configuration: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Beside what is not TOML or not UTF-8: a number with too many digits, tables within tables without end.
         raise ConfigurationError(f"{path}: not TOML: {error}") from error
 
 

@@ -82,6 +82,7 @@ def seal(  # noqa: PLR0913, PLR0917 -- one option each
         codec=codec,
         threshold=_threshold(threshold, len(keys)),
         extra_keys=_extra_keys(keys_path, peers),
+        policy=chosen,
     )
     header = seal_file(source, target, parameters=parameters, recipients=keys, signing_key=sender.key).header
     facts = {

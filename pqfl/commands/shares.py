@@ -4,7 +4,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
@@ -37,7 +36,7 @@ from pqfl_transport.content.shares import (
     parse_contribution,
 )
 from pqfl_transport.crypto.pyca import VerifyingKey
-from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.errors import MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.profiles import Usage
 
@@ -189,7 +188,7 @@ def _lookup(trustees: tuple[Path, ...], cacert: Path | None, sender: Sender) -> 
             return pinned[contribution.trustee]
         if pinned and cacert is None:
             raise MessageError(f"{contribution.trustee} is none of the trustees given", reason="unknown_sender")
-        certificate = _certificate(contribution)
+        certificate = chain.load_certificate_der(contribution.certificate)
         if cacert is not None:
             # Its dates count as of its own beginning: a contribution may be combined after it has expired.
             verifier.verify(certificate, usage=Usage.SIGNING, now=certificate.not_valid_before_utc)
@@ -200,10 +199,3 @@ def _lookup(trustees: tuple[Path, ...], cacert: Path | None, sender: Sender) -> 
         return chain.verifying_key(certificate)
 
     return key_of
-
-
-def _certificate(contribution: Contribution) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(contribution.certificate)
-    except ValueError as error:
-        raise ConfigurationError(f"its certificate cannot be read: {error}", reason="malformed") from error

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable
 from typing import Self
 
+from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.content.header import split_items
 from pqfl_transport.crypto import armour
 from pqfl_transport.crypto.armour import MAX_PEM_BYTES
@@ -155,6 +156,10 @@ def _parse(data: bytes, half: bytes, *, items: int) -> list[bytes]:
 
 def _kem_name(data: bytes) -> str:
     try:
-        return data.decode("ascii")
+        name = data.decode("ascii")
     except UnicodeDecodeError:
         raise ConfigurationError("the receiving key names no KEM", reason="bad_key") from None
+    # Rows are found by other spellings too; here that would give one key several structures, and so fingerprints.
+    if find(name, Kind.KEM).name != name:
+        raise ConfigurationError(f"the receiving key calls its KEM {name!r}, which is not its name", reason="bad_key")
+    return name

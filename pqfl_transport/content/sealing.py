@@ -15,7 +15,8 @@ from pqfl_transport.content.tensors import TensorLayout, Weights, allocate
 from pqfl_transport.crypto.contexts import Context, Label, length_prefixed
 from pqfl_transport.crypto.pyca import BODY_KEY_BYTES, Buffer, SigningKey, body_encryptor, hkdf_sha512
 from pqfl_transport.crypto.shamir import split_secret
-from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.errors import ConfigurationError, PolicyError
+from pqfl_transport.policy import POLICIES, Policy
 
 SLICE_BYTES = 1 << 20
 """How much is encrypted in one call: large enough for speed, small enough for caches."""
@@ -41,13 +42,16 @@ class EnvelopeParameters:
     """How many recipients have to open together; 0 where each opens alone."""
     extra_keys: tuple[ExtraKey, ...] = ()
     """Keys shared from elsewhere, mixed into the body's key; their ids travel in the header."""
+    policy: Policy | None = None
+    """Has to list the suite. Without one, a shipped policy has to: what is experimental is asked for by name."""
 
 
 class Sealer:
     """One envelope as a stream: ``prologue.raw`` first, then what ``update`` gives, then what ``finalize`` gives.
 
     Every sealer draws a new content key and a new envelope id: an interrupted upload is resumed by sending the stored
-    bytes again, never by sealing again under old ones. ``random`` is replaced in tests only.
+    bytes again, never by sealing again under old ones. ``random`` is replaced in tests only. Raises ``PolicyError``
+    (``content_suite``, ``unknown_suite``) for a suite outside the policy.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Sealer:
         *,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        suite = content_suite(parameters.suite)
+        suite = _allowed_suite(parameters)
         _require_fitting(suite, recipients, signing_key)
         facts = _header(parameters, plaintext_bytes, recipients, signing_key, random(ENVELOPE_ID_BYTES))
         content_key = random(CONTENT_KEY_BYTES)
@@ -212,6 +216,18 @@ def _header(
         base_model_digest=parameters.base_model_digest,
         plaintext_bytes=plaintext_bytes,
     )
+
+
+def _allowed_suite(parameters: EnvelopeParameters) -> ContentSuite:
+    if parameters.policy is not None:
+        return parameters.policy.require_content_suite(parameters.suite)
+    suite = content_suite(parameters.suite)
+    if not any(suite.id in policy.content_suites for policy in POLICIES.values()):
+        raise PolicyError(
+            f"no shipped policy lists the content suite {suite.id}; seal under a policy that does",
+            reason="content_suite",
+        )
+    return suite
 
 
 def _require_fitting(suite: ContentSuite, recipients: Sequence[RecipientKey], signing_key: SigningKey) -> None:

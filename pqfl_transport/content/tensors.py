@@ -257,7 +257,7 @@ def _are_sizes(values: object) -> bool:
 
 
 def _metadata(found: object) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(text, str) and _is_unicode(text) for text in found.values()):
         raise _malformed("the metadata are not strings")
     return found
 

@@ -6,6 +6,7 @@ The file's ending decides its format. Arrays that lie in a file as the layout wa
 import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,17 +35,18 @@ from pqfl_transport.errors import ConfigurationError, MessageError
 MAX_TENSOR_BYTES = 1 << 38
 _ENDINGS = (".npz", ".safetensors")
 _NPY = ".npy"
+# What `zipfile` raises for what is damaged, encrypted, or packed in a way that it does not know.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
 def load_weights(source: Path) -> dict[str, Array]:
     """Return all tensors of a plain ``.npz`` or ``.safetensors``. Raises ``ConfigurationError`` naming the file."""
     require_ending(source)
     with open_source(source) as plain:
-        layout = bytearray(plain.total_bytes)
-        at = 0
+        # Grown by what is there, and not made as large as what the file says of itself.
+        layout = bytearray()
         for piece in plain.pieces():
-            layout[at : at + len(piece)] = piece
-            at += len(piece)
+            layout += piece
         arrays, _ = parse(layout)
     return arrays if isinstance(arrays, dict) else {str(number): array for number, array in enumerate(arrays)}
 
@@ -75,7 +77,7 @@ class PlainWeights:
 class _Tensor:
     """The bytes of one stored array, or of a whole safetensors file's data, read when they are wanted."""
 
-    stream: IO[bytes]
+    stream: "IO[bytes] | _Member"
     size_bytes: int
     label: str
     reorder: "_Reorder | None" = None
@@ -111,7 +113,7 @@ class _Reorder:
     dtype: np.dtype[np.generic]
     fortran_order: bool
 
-    def read(self, stream: IO[bytes], size_bytes: int, label: str) -> memoryview:
+    def read(self, stream: "IO[bytes] | _Member", size_bytes: int, label: str) -> memoryview:
         data = stream.read(size_bytes)
         if len(data) != size_bytes:
             raise ConfigurationError(f"{label}: {size_bytes - len(data)} bytes short", reason="truncated")
@@ -128,13 +130,20 @@ def open_source(source: Path) -> Iterator[PlainWeights]:
                 yield _safetensors(stream, source)
         else:
             with contextlib.ExitStack() as stack:
-                yield _npz(stack.enter_context(zipfile.ZipFile(source)), stack, source)
+                yield _npz(stack.enter_context(_archive(source)), stack, source)
     except FileNotFoundError:
         raise ConfigurationError(f"{source}: no such file", reason="no_file") from None
-    except zipfile.BadZipFile as error:
-        raise ConfigurationError(f"{source}: not an .npz file: {error}", reason="malformed") from None
     except MessageError as error:
         raise ConfigurationError(f"{source}: {error}", reason=error.reason) from error
+
+
+def _archive(source: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(source)
+    except FileNotFoundError:
+        raise
+    except _DAMAGED as error:
+        raise ConfigurationError(f"{source}: not an .npz file: {error}", reason="malformed") from None
 
 
 def _safetensors(stream: BinaryIO, source: Path) -> PlainWeights:
@@ -155,7 +164,7 @@ def _npz(archive: zipfile.ZipFile, stack: contextlib.ExitStack, source: Path) ->
         label = f"{source}: {info.filename}"
         if name in header or not info.filename.endswith(_NPY):
             raise ConfigurationError(f"{label}: not an array, or twice", reason="malformed")
-        stream = stack.enter_context(archive.open(info))
+        stream = _Member(archive, info, stack, label)
         shape, fortran_order, dtype = _read_npy_header(stream, label)
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if size > MAX_TENSOR_BYTES:
@@ -173,13 +182,40 @@ def _npz(archive: zipfile.ZipFile, stack: contextlib.ExitStack, source: Path) ->
     return PlainWeights(len(encoded) + at, encoded, tensors)
 
 
-def _read_npy_header(stream: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
+class _Member:
+    """One file of an archive, unpacked as it is read. Raises ``ConfigurationError`` (``malformed``) naming it."""
+
+    __slots__ = ("_label", "_stream")
+
+    def __init__(
+        self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, stack: contextlib.ExitStack, label: str
+    ) -> None:
+        self._label = label
+        with self._unpacking():
+            self._stream = stack.enter_context(archive.open(info))
+
+    def read(self, size_bytes: int = -1, /) -> bytes:
+        """Return the next bytes, as many as are there at most; all of them where no number is given."""
+        with self._unpacking():
+            return self._stream.read(size_bytes)
+
+    @contextmanager
+    def _unpacking(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED as error:
+            raise ConfigurationError(f"{self._label}: cannot be unpacked: {error}", reason="malformed") from None
+
+
+def _read_npy_header(stream: _Member, label: str) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
     try:
         version = npy.read_magic(stream)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read(stream)
     except ValueError as error:
         raise ConfigurationError(f"{label}: not a NumPy array: {error}", reason="malformed") from None
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ConfigurationError(f"{label}: has the shape {shape}", reason="malformed")
     if dtype.hasobject:
         raise ConfigurationError(f"{label}: holds Python objects, which need pickle and are refused", reason="pickle")
     return shape, fortran_order, dtype

@@ -84,6 +84,17 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     return certificates
 
 
+def load_certificate_der(der: bytes) -> x509.Certificate:
+    """Parse one certificate as a peer or a message brings it. Raises ``CertificateError`` (``malformed``)."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except (ValueError, x509.InvalidVersion) as error:
+        # OpenSSL parses some certificates that are none by RFC 5280.
+        raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
+    require_readable(certificate)
+    return certificate
+
+
 class ChainVerifier:
     """Verifies any number of leaves against the same ``anchors`` (roots and issuing certificates) under one policy.
 

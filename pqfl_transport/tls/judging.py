@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cryptography import x509
 
 from pqfl_transport.errors import CertificateError, PeerError
-from pqfl_transport.pki.chain import ChainVerifier, key_algorithm_name
+from pqfl_transport.pki.chain import ChainVerifier, key_algorithm_name, load_certificate_der
 from pqfl_transport.pki.classical import verify_classical
 from pqfl_transport.tls import alerts
 from pqfl_transport.tls.config import TlsConfig
@@ -39,10 +39,10 @@ class Verifier:
         config, now = self._config, self._config.clock()
         usage = config.role.peer.own_usage
         known = self._read.get(der)
-        leaf = _parse(der) if known is None else known[0]
+        leaf = load_certificate_der(der) if known is None else known[0]
         classical = config.policy.classical
         if classical is not None and config.classical is not None and key_algorithm_name(leaf) in classical.leaf_keys:
-            above = [_parse(one) for one in chain()]
+            above = [load_certificate_der(one) for one in chain()]
             verify_classical(leaf, above, config.classical.anchors, classical=classical, usage=usage, now=now)
         else:
             self._chains.verify(leaf, usage=usage, now=now)
@@ -61,14 +61,6 @@ class Verifier:
         self._read[der] = leaf, certified
         if len(self._read) > _MAX_REMEMBERED:
             self._read.popitem(last=False)
-
-
-def _parse(der: bytes) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(der)
-    except (ValueError, x509.InvalidVersion) as error:
-        # OpenSSL parses some certificates that are none by RFC 5280.
-        raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
 
 
 class Judge:

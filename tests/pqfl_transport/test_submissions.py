@@ -63,8 +63,12 @@ def test_what_was_taken_is_counted_and_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [RoundError("late", reason="closed"), RoundError("gone", reason="wrong_suite"), PolicyError("x", reason="content_suite")],
-)  # fmt: skip
+    [
+        RoundError("late", reason="closed"),
+        RoundError("gone", reason="wrong_suite"),
+        PolicyError("gone", reason="content_suite"),
+    ],
+)
 def test_a_round_that_went_on_is_missed(tmp_path: Path, error: PqflError) -> None:
     """No error for the caller: the round is served as far as this site is concerned, and nothing is kept."""
     spool = stored(tmp_path)

@@ -21,6 +21,7 @@ from pqfl_transport.tls import client_context
 from tests.support.listeners import ANYWHERE, listener
 from tests.support.loglines import Lines
 from tests.support.pki import Federation
+from tests.support.rounds import ENVELOPE_TYPE, Envelope
 
 
 @dataclass(slots=True)
@@ -63,3 +64,11 @@ async def front(federation: Federation, target: Address, rules: HttpRules, **opt
         async with asyncio.timeout(20):
             while made.connections:  # noqa: ASYNC110 -- what ends it is a callback of the loop
                 await asyncio.sleep(0)
+
+
+async def put_update(made: Front, update: Envelope, site: str) -> tuple[int, dict[str, Any]]:
+    """Send an update through a listener over a site's connection; return status and answer."""
+    path = f"/v1/rounds/{update.round_number}/updates/{update.envelope_id.hex()}"
+    fields = {"Content-Type": ENVELOPE_TYPE}
+    async with made.client(site) as client, client.put(path, data=update.data, headers=fields) as answer:
+        return answer.status, await answer.json(content_type=None)

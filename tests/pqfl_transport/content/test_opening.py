@@ -1,8 +1,7 @@
 """Opening: recorded envelopes, and everything that can be wrong with one, before any plaintext is given out."""
 
-import base64
 import itertools
-import json
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -13,85 +12,109 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqfl_transport.content.envelope import Prologue, decode_prologue, envelope_bytes, verify_prologue
-from pqfl_transport.content.header import encode_header
-from pqfl_transport.content.opening import OpenedWeights, Opener, open_weights
-from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.algorithms import CONTENT_SUITES
+from pqfl_transport.content.envelope import decode_prologue, envelope_bytes
+from pqfl_transport.content.header import CODECS, DIRECTIONS, encode_header
+from pqfl_transport.content.opening import Opener
 from pqfl_transport.content.sealing import Sealer, body_context, body_key
-from pqfl_transport.content.shares import combine
-from pqfl_transport.content.tensors import parse
 from pqfl_transport.crypto.contexts import length_prefixed
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, SigningKey, body_encryptor
 from pqfl_transport.errors import MessageError, PolicyError, PqflError
 from pqfl_transport.policy import for_level
 from tests.support.envelopes import WEIGHTS, make_keys, split
+from tests.support.vectors import Vector, files, load, opened_rows
 
 KEYS = make_keys()
 ENVELOPE = bytes(KEYS.seal())
 TRAILED = bytes(KEYS.seal(trailer=True))
 SHARED = bytes(KEYS.seal(recipients=[KEYS.receiving, KEYS.other]))
 TAG_BYTES = 16
-FOLDER = Path(__file__).resolve().parents[2] / "vectors" / "envelope"
+SPECIFICATION = Path(__file__).resolve().parents[3] / "pqfl_transport" / "content" / "ENVELOPE.md"
 
 
-def recorded() -> list[Any]:
-    """Every recorded vector with its file's keys."""
-    found = []
-    for path in sorted(FOLDER.glob("*.json")):
-        facts = json.loads(path.read_text())
-        found += [pytest.param(facts, vector, id=f"{path.stem}: {vector['name']}") for vector in facts["vectors"]]
-    return found
+VECTORS = [vector for path in files() for vector in load(path)]
 
 
-class Given:
-    """A source of the extra keys that a vector brings along."""
-
-    def __init__(self, keys: dict[str, str]) -> None:
-        self._keys = keys
-
-    def fetch(self, prologue: Prologue) -> tuple[bytes, ...]:
-        return tuple(bytes.fromhex(self._keys[name]) for name in prologue.header.extra_key_ids)
-
-    def settle(self, prologue: Prologue) -> None:
-        del prologue
-
-
-def open_vector(facts: dict[str, Any], vector: dict[str, Any]) -> OpenedWeights:
-    """Open a vector the way that its facts say: with one key, or with contributions."""
-    policy = for_level(facts["level"])
-    suite = policy.content_suite
-    seeds = facts["keys"]
-    sender = SigningKey.from_seed(suite.signature, bytes.fromhex(seeds["sender"])).verifying_key
-    envelope = base64.b64decode(vector["envelope"])
-    seed = bytes.fromhex(seeds["combiner"] if "contributions" in vector else seeds["receiving"][vector["key"]])
-    receiving = ReceivingKey.generate(suite.kem, random=lambda _count: seed)
-    if "contributions" in vector:
-        prologue, rest = decode_prologue(envelope)
-        verify_prologue(prologue, sender_key=sender, policy=policy)
-        given_ = [(str(number), base64.b64decode(one)) for number, one in enumerate(vector["contributions"])]
-        combined = combine(prologue, given_, receiving, lambda _contribution: sender)
-        opener = Opener(prologue, combined.key, sender_key=sender)
-        plaintext = bytearray(len(rest) + 2 * BODY_CHUNK_BYTES)
-        written = opener.update_into(rest, plaintext)
-        weights, metadata = parse(plaintext[:written] + opener.finalize())
-        return OpenedWeights(prologue.header, weights, metadata)
-    source = Given(vector["extra"]) if "extra" in vector else None
-    return open_weights(envelope, receiving_key=receiving, sender_key=sender, policy=policy, key_source=source)
-
-
-@pytest.mark.parametrize(("facts", "vector"), recorded())
-def test_recorded_envelopes(facts: dict[str, Any], vector: dict[str, Any]) -> None:
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_recorded_envelopes(vector: Vector, tmp_path: Path) -> None:
     """Each opens to the recorded tensors, or is refused for the recorded reason."""
-    if "error" in vector:
+    if "error" in vector.entry:
         with pytest.raises(PqflError) as caught:
-            open_vector(facts, vector)
-        assert caught.value.reason == vector["error"]
+            vector.open(tmp_path)
+        assert caught.value.reason == vector.entry["error"]
         return
-    opened = open_vector(facts, vector)
-    weights = opened.weights if isinstance(opened.weights, dict) else dict(enumerate(opened.weights))
-    rows = [[str(name), a.dtype.str, list(a.shape), a.tobytes().hex()] for name, a in weights.items()]
-    assert rows == vector["tensors"]
-    assert opened.metadata == vector["metadata"]
+    opened = vector.open(tmp_path)
+    assert opened_rows(opened) == vector.tensors
+    assert opened.metadata == vector.entry["metadata"]
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if "refused" in v.entry], ids=lambda vector: vector.name)
+def test_recorded_contributions_are_refused_for_their_reasons(vector: Vector) -> None:
+    """What is left out is named with its reason, whether enough others hold or not."""
+    assert refusals(vector) == vector.entry["refused"]
+
+
+def refusals(vector: Vector) -> list[str]:
+    """Why contributions are left out; where too few hold, each of them is asked for beside enough good ones."""
+    if "tensors" in vector.entry:
+        return [one.error.reason for one in vector.combined().refused]
+    return [reason_of(vector, number) for number in wrong_ones(vector)]
+
+
+def wrong_ones(vector: Vector) -> range:
+    """The contributions behind the first one, which is good in every vector."""
+    return range(1, len(vector.entry["contributions"]))
+
+
+def reason_of(vector: Vector, number: int) -> str:
+    """Why a contribution is refused beside enough good ones."""
+    donor = next(v for v in VECTORS if v.name == "thresholds: three of three contribute")
+    assert vector.entry["envelope"] == donor.entry["envelope"]
+    good = [donor.entry["contributions"][place] for place in (0, 2)]
+    entry = vector.entry | {"contributions": [*good, vector.entry["contributions"][number]]}
+    (refused_,) = Vector(vector.file, vector.facts, entry).combined().refused
+    return refused_.error.reason
+
+
+def test_every_reason_of_the_specification_has_a_vector() -> None:
+    """A word in the table of ENVELOPE.md §5 that no envelope is refused for is a promise nobody checked."""
+    table = SPECIFICATION.read_text().partition("### Reasons")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and "`" in line.split("|")[2]]
+    words = {word for row in rows for word in re.findall(r"`([a-z_]+)`", row)}
+    shown = {vector.entry.get("error") for vector in VECTORS}
+    shown |= {reason for vector in VECTORS for reason in vector.entry.get("refused", [])}
+    assert len(words) > 25
+    assert words - shown == set()
+    assert shown - words == {None}
+
+
+def test_every_item_suite_codec_and_kind_has_a_vector() -> None:
+    """All 16 items of the header are wrong once; every suite and codec of the specification opens."""
+    sections = {vector.entry.get("section") for vector in VECTORS}
+    assert {f"§2 item {number}" for number in range(1, 17)} <= sections
+    headers = [decode_prologue(v.envelope)[0].header for v in VECTORS if "tensors" in v.entry]
+    standard = {suite for suite in CONTENT_SUITES if not suite.startswith("pqfl/v1/x-")}
+    for suite in standard:
+        of_suite = [header for header in headers if header.suite == suite]
+        assert any(len(header.recipients) == 1 and not header.trailer for header in of_suite), suite
+        assert any(len(header.recipients) > 1 and not header.threshold for header in of_suite), suite
+        assert any(header.threshold for header in of_suite), suite
+        assert any(header.extra_key_ids for header in of_suite), suite
+    assert {header.codec for header in headers} == set(CODECS)
+    assert {header.direction for header in headers} == set(DIRECTIONS)
+
+
+def test_the_table_of_vectors_is_that_of_the_files() -> None:
+    """README.md beside the vectors lists every one with what it shows."""
+    readme = (SPECIFICATION.parents[2] / "tests" / "vectors" / "envelope" / "README.md").read_text()
+    listed = set(re.findall(r"^\| §\d+(?: item \d+)? \| (.+) \| `(.+)` \| (.+) \|$", readme, re.MULTILINE))
+    found = set()
+    for vector in VECTORS:
+        if "section" in vector.entry:
+            result = f"`{vector.entry['error']}`" if "error" in vector.entry else "opens"
+            refused_ = "".join(f", `{reason}`" for reason in vector.entry.get("refused", []))
+            found.add((vector.entry["name"], vector.file, result + refused_))
+    assert listed == found
 
 
 def refused(envelope: bytes, **options: Any) -> str:

@@ -17,8 +17,9 @@ from pqfl_transport.content.tensors import TensorLayout
 from pqfl_transport.crypto.contexts import Context, length_prefixed
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
-from pqfl_transport.policy import SecurityLevel
+from pqfl_transport.policy import Policy, SecurityLevel, for_level
 from tests.support.envelopes import WEIGHTS, make_keys, split
+from tests.support.liboqs import needs_liboqs
 
 KEYS = make_keys()
 
@@ -174,3 +175,34 @@ def test_a_key_wrapped_under_one_suite_does_not_open_under_another() -> None:
     prologue = split(KEYS.seal(suite="pqfl/v1/mlkem768x25519-chacha-mldsa65"))[0]
     with pytest.raises(MessageError):
         KEYS.receiving.unwrap(prologue.wrapped[0], prologue.header_bytes)
+
+
+EXPERIMENTAL_SUITE = "pqfl/v1/x-hqc3-x25519-mldsa65"
+
+
+@pytest.mark.parametrize(
+    ("suite", "policy", "reason"),
+    [
+        (EXPERIMENTAL_SUITE, None, "content_suite"),
+        (EXPERIMENTAL_SUITE, for_level("high"), "content_suite"),
+        ("pqfl/v1/mlkem768x25519-mldsa44", for_level("high"), "content_suite"),
+        ("pqfl/v1/mlkem768-rsa", None, "unknown_suite"),
+        ("pqfl/v1/mlkem768-rsa", for_level("high"), "content_suite"),
+    ],
+)
+def test_nothing_is_sealed_under_a_suite_outside_the_policy(suite: str, policy: Policy | None, reason: str) -> None:
+    """Without a policy a shipped one has to list the suite, so what is experimental is never reached by accident."""
+    with pytest.raises(PolicyError) as caught:
+        KEYS.seal(suite=suite, policy=policy)
+    assert caught.value.reason == reason
+
+
+@needs_liboqs
+def test_an_experimental_suite_is_for_those_whose_policy_names_it() -> None:
+    """Sealed and opened under such a policy, and refused by every other one."""
+    policy = replace(for_level("high"), content_suites=(EXPERIMENTAL_SUITE,))
+    receiving = ReceivingKey.generate("HQC-3+X25519")
+    envelope = bytes(KEYS.seal(recipients=[receiving], suite=EXPERIMENTAL_SUITE, policy=policy))
+    assert KEYS.open(envelope, receiving_key=receiving, policy=policy).header.suite == EXPERIMENTAL_SUITE
+    with pytest.raises(PolicyError):
+        KEYS.open(envelope, receiving_key=receiving)

@@ -8,7 +8,6 @@ uses; bodies are held to the format instead: lengths, commitment, order, end.
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from pqfl_transport.crypto.pyca import (
     wrapped_bytes,
 )
 from pqfl_transport.errors import ConfigurationError, MessageError
+from tests.support.published import ml_dsa_records
 
 ML_DSA = ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
 KEM_IDS = {0x647A: "ML-KEM-768+X25519", 0x51: "ML-KEM-1024+P-384", 0x42: "ML-KEM-1024"}
@@ -43,27 +43,11 @@ AEADS = {1: hpke.AEAD.AES_128_GCM, 2: hpke.AEAD.AES_256_GCM, 3: hpke.AEAD.CHACHA
 SEED = bytes(range(32))
 
 
-def known_answers(name: str) -> Iterator[dict[str, str]]:
-    """Records of a NIST response file."""
-    with cryptography_vectors.open_vector_file(
-        f"asymmetric/MLDSA/kat_{name.replace('-', '', 1).replace('-', '_')}_det_pure.rsp", "r"
-    ) as file:
-        record: dict[str, str] = {}
-        for line in file:
-            key, equals, value = line.partition(" = ")
-            if equals and key.strip() == "count" and record:
-                yield record
-                record = {}
-            if equals:
-                record[key.strip()] = value.strip()
-        yield record
-
-
 @pytest.mark.parametrize("algorithm", ML_DSA)
 def test_ml_dsa_keys_and_signatures_are_those_of_fips_204(algorithm: str) -> None:
     """Seeds expand to the published keys, and the published signatures verify under them and nothing else."""
     checked = 0
-    for record in known_answers(algorithm):
+    for record in ml_dsa_records(algorithm):
         key = SigningKey.from_seed(algorithm, bytes.fromhex(record["xi"])).verifying_key
         raw = key.pyca_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         assert raw.hex() == record["pk"]
