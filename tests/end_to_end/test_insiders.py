@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl_transport.content.envelope import decode_prologue
 from pqfl_transport.content.opening import Opener
-from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.shares import parse_contribution
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES
 from pqfl_transport.errors import MessageError
@@ -159,13 +159,13 @@ def lie(federation: Federation, folder: Path) -> bytes:
     """Sign and seal a share that is not bank-b's, with everything else of its contribution as it was."""
     honest = parse_contribution((folder / "bank-b.share").read_bytes())
     identity = keystore.load_signing_identity(federation.site("bank-b"))
-    combiner = ReceivingKey.from_pem((folder / "combiner").read_bytes())
+    combiner = RecipientKey.from_pem((folder / "combiner.pub").read_bytes())
     facts = [
         b"pqfl-contribution/v1", honest.prologue_digest, bytes([honest.index]), honest.trustee.encode(),
         honest.signer_fingerprint, honest.combiner,
     ]  # fmt: skip
     return contribution(
-        facts, bytes([honest.index]) + b"x" * 32, combiner.public, identity.key, aead="AES-256-GCM",
+        facts, bytes([honest.index]) + b"x" * 32, combiner, identity.key, aead="AES-256-GCM",
         certificate=identity.certificate.public_bytes(Encoding.DER),
     )  # fmt: skip
 
