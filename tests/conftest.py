@@ -2,7 +2,12 @@
 
 from importlib.metadata import version
 
+import hypothesis
 from cryptography.hazmat.backends.openssl import backend
+
+# How long one example takes says something about the machine and its other work, and nothing about the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_report_header() -> list[str]:
