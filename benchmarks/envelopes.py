@@ -139,9 +139,7 @@ def batches(runs: int) -> str:
     sealers = {
         "one worker": BatchSealer([receiving.public], parameters(), signing, workers=1),
         "two threads": BatchSealer([receiving.public], parameters(), signing, workers=2, kind=Workers.THREADS),
-        "two processes": BatchSealer(
-            [receiving.public], parameters(), signing, workers=2, kind=Workers.PROCESSES, batch_size=8
-        ),
+        "two processes": BatchSealer([receiving.public], parameters(), signing, workers=2, kind=Workers.PROCESSES),
     }
     subjects: Subjects = {name: lambda sealer=sealer: list(sealer.seal(updates)) for name, sealer in sealers.items()}
     for sealer in sealers.values():

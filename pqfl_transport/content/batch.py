@@ -32,6 +32,8 @@ DEFAULT_BATCH_SIZE = 32
 PROCESSES_FROM_RECIPIENTS = 16
 """From so many recipients on, wrapping outweighs signing and processes are faster than threads."""
 
+_PIECES_FOR_A_THREAD = 4
+
 
 class Workers(StrEnum):
     """What seals: threads of this process, or processes."""
@@ -128,8 +130,10 @@ class BatchSealer:
             yield from pending.popleft().result()
 
     def _size(self) -> int:
-        # A thread takes one update at a time; a process takes so many at once that handing them over costs little.
-        return 1 if self.kind is Workers.THREADS else max(1, self._batch_size // self.workers)
+        # So many at once that handing them over costs little, which it does most between processes, and so few that
+        # all workers end together.
+        shares = self.workers if self.kind is Workers.PROCESSES else self.workers * _PIECES_FOR_A_THREAD
+        return max(1, self._batch_size // shares)
 
 
 def seal_many(
