@@ -86,7 +86,7 @@ class Joiner:
             self.hub, self.token.root_sha256, self.token.service, policy, timeout_seconds=self.timeout_seconds
         )
         keys = _Keys.load_or_make(self._stage, self.token, policy, int(self.clock().timestamp()))
-        _, grant = self._ask(hub, keys)
+        grant = self._ask(hub, keys)
         if grant is None:
             raise TransportError(
                 f"{self.hub}: {self.token.party} waits for approval, with the signing key"
@@ -96,18 +96,21 @@ class Joiner:
         self._require_good(grant, keys, policy)
         return self._finish(grant, keys)
 
-    def _ask(self, hub: Hub, keys: "_Keys") -> tuple[State, Grant | None]:
+    def _ask(self, hub: Hub, keys: "_Keys") -> Grant | None:
         try:
             answer, binding = hub.post(JOIN_PATH, lambda binding: join_request(self.token, keys.payload, binding))
             state, grant = open_join_answer(answer, self.token.keys, keys.payload, binding)
-            if state is State.DENIED:
-                raise MessageError(f"{self.hub}: {self.token.party} was not let in", reason="denied")
+            self._require_let_in(state)
         except MessageError as error:
             if error.reason in _FINAL:
                 # Nothing can come of these keys any more, and secrets that are of no use should not lie about.
                 shutil.rmtree(self._stage, ignore_errors=True)
             raise
-        return state, grant
+        return grant
+
+    def _require_let_in(self, state: State) -> None:
+        if state is State.DENIED:
+            raise MessageError(f"{self.hub}: {self.token.party} was not let in", reason="denied")
 
     @property
     def _stage(self) -> Path:
