@@ -16,9 +16,10 @@ from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.advisory import Seen, digest_of
 from pqfl_transport.pki.keystore import load_roster, read_public, read_secret, root_keys
+from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, open_crls
-from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
+from pqfl_transport.pki.ruling import load_advisory, load_policy
 from pqfl_transport.policy import Advised, Constraints, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.peers import read_certificate
@@ -175,7 +176,7 @@ def _advised(name: str, values: Values, identity: TlsIdentity, base: Policy, mem
     try:
         advisory = load_advisory(
             path, root_keys(identity.anchors), federation=None if own is None else own.federation, now=now,
-            seen=memory.advisories.get(name), seen_path=values.get("advisory-state", seen_beside(path)),
+            seen=memory.advisories.get(name), seen_path=values.get("advisory-state", beside(path)),
         )  # fmt: skip
     except ConfigurationError as error:
         flag = "--advisory-state" if error.reason == "not_writable" else "--advisory"
