@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 
 from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.pki.keystore import read_public
+from pqfl_transport.pki.keystore import read_public, write_public
 from pqfl_transport.pki.memory import Memory, beside
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, Stale, open_crls
 from pqfl_transport.policy import Policy
@@ -37,15 +37,27 @@ def load_crls(
     ``at_least`` is what this process remembers itself; the higher number counts. Raises ``ConfigurationError`` for the
     files, and what `open_crls` raises, naming the file.
     """
-    memory = Memory(seen_path or beside(path), _TAG, {"numbers": dict}, "revocation lists")
     data = read_public(path, max_bytes=MAX_CRL_BYTES)
+    return _remembering(path, seen_path, at_least, lambda highest: open_crls(
+        data, anchors, policy=policy, now=now, at_least=highest, stale=stale
+    ))  # fmt: skip
+
+
+def _remembering(
+    path: Path,
+    seen_path: Path | None,
+    at_least: Mapping[str, int] | None,
+    work: Callable[[Mapping[str, int]], Revocations],
+) -> Revocations:
+    """Do what takes the highest numbers seen so far and returns lists; remember theirs."""
+    memory = Memory(seen_path or beside(path), _TAG, {"numbers": dict}, "revocation lists")
     try:
         with memory.locked():
             remembered = _numbers(memory)
             highest = dict(at_least or {})
             for authority, number in remembered.items():
                 highest[authority] = max(number, highest.get(authority, 0))
-            found = open_crls(data, anchors, policy=policy, now=now, at_least=highest, stale=stale)
+            found = work(highest)
             highest |= found.numbers
             if highest != remembered:
                 # What is beyond the limit are authorities that are long gone; the newest come last.
@@ -93,3 +105,26 @@ class CrlFile:
             seen_path=self.seen_path,
         )  # fmt: skip
         return self._found
+
+    def store(self, data: bytes, policy: Policy) -> bool:
+        """Put lists that were fetched in the place of the file's; return whether they say something else.
+
+        They count from the next `read` on. Raises as `load_crls` does for lists that do not hold, and then the file is
+        as it was.
+        """
+        known = read_public(self.path, max_bytes=MAX_CRL_BYTES) if self.path.exists() else None
+
+        def take(highest: Mapping[str, int]) -> Revocations:
+            found = open_crls(data, self.anchors, policy=policy, now=self.clock(), at_least=highest, stale=self.stale)
+            if data != known:
+                write_public(self.path, data)
+            return found
+
+        at_least = None if self._found is None else self._found.numbers
+        try:
+            _remembering(self.path, self.seen_path, at_least, take)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.path}: cannot keep the list: {error.strerror}", reason="not_writable"
+            ) from error
+        return data != known
