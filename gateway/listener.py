@@ -19,7 +19,7 @@ from gateway.relay import Close
 from gateway.targets import Targets
 from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
-from pqfl_transport.errors import PeerError, PolicyError, PqflError
+from pqfl_transport.errors import CertificateError, PeerError, PolicyError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address
 from pqfl_transport.tls.config import Role
@@ -93,8 +93,8 @@ class Listener:
     def reconfigure(self, prepared: "Prepared") -> None:
         """Use another configuration from now on; connections that it does not allow any more are closed.
 
-        Those whose peer is not accepted end at once, whatever they are at. Those that rest on a withdrawn algorithm end at once in TCP mode,
-        in HTTP mode with the request that is under way.
+        Those whose peer is not accepted end at once, whatever they are at: an upload is cut in the middle. Those that
+        rest on a withdrawn algorithm end at once in TCP mode, in HTTP mode with the request that is under way.
         """
         self._suspension = None
         former_front = self._front
@@ -206,7 +206,7 @@ class Listener:
         """Count and report a connection that came to nothing."""
         self._leave(connection)
         facts = {"client": connection.client, "peer": connection.peer_name, "listener": self._name}
-        if isinstance(error, PeerError | PolicyError):
+        if isinstance(error, PeerError | PolicyError | CertificateError):
             (self._counts.failures if in_handshake else self._counts.refusals)[error.reason] += 1
             self._journal.record(EventKind.REFUSAL, **facts, reason=error.reason, detail=str(error))
         elif isinstance(error, PqflError):

@@ -22,6 +22,7 @@ from pqfl_transport.pki.revocation import Revocations, Stale
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.config import ClassicalSide, TlsConfig, TlsIdentity
 from pqfl_transport.tls.context import fetching_context
+from pqfl_transport.tls.peers import read_certificate
 
 
 def crl_config(values: Values) -> CrlConfig | None:
@@ -164,8 +165,11 @@ Inputs = Callable[[], tuple[TlsIdentity, ClassicalSide | None, Policy]]
 def _poller(crl: CrlConfig, inputs: Inputs, current: Callable[[], Revocations | None], report: Report) -> CrlPoller:
     async def fetch(url: str) -> bytes:
         identity, _, policy = inputs()
-        context = fetching_context(identity.anchors_pem, policy) if url.startswith("https:") else None
-        return await fetch_crl(url, context)
+        own = read_certificate(identity.leaf).id
+        federation = None if own is None else own.federation
+        return await fetch_crl(
+            url, fetching_context(identity.anchors_pem, policy, federation) if url.startswith("https:") else None
+        )
 
     def store(data: bytes) -> bool:
         identity, classical, policy = inputs()

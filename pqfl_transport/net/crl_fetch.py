@@ -118,7 +118,7 @@ class CrlPoller:
         return False
 
     def seconds_to_next(self) -> float:
-        """Return how long to wait, with jitter: the interval, or less where a list is due or the last attempt failed."""
+        """Return how long to wait, with jitter: the interval, or less where a list is due or the last try failed."""
         seconds = self.poll_seconds
         if self.failures:
             seconds = min(seconds, 2.0 ** min(self.failures, 16))

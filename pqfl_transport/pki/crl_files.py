@@ -124,7 +124,6 @@ class CrlFile:
         try:
             _remembering(self.path, self.seen_path, at_least, take)
         except OSError as error:
-            raise ConfigurationError(
-                f"{self.path}: cannot keep the list: {error.strerror}", reason="not_writable"
-            ) from error
+            sentence = f"{self.path}: cannot keep the list: {error.strerror}"
+            raise ConfigurationError(sentence, reason="not_writable") from error
         return data != known

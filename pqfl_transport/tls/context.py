@@ -69,13 +69,15 @@ def client_context(  # noqa: PLR0913 -- one call says everything; all but the fi
     return PostQuantumContext(TlsConfig(Role.CLIENT, identity, for_level(level), allowed, tuple(alpn)))
 
 
-def fetching_context(anchors_pem: bytes, policy: Policy) -> ssl.SSLContext:
-    """Return the context of a client that fetches what is signed and public, from whomever the authorities certified.
+def fetching_context(anchors_pem: bytes, policy: Policy, federation: str | None) -> ssl.SSLContext:
+    """Return the context of a client that fetches what is signed and public, from any server of its federation.
 
-    It shows no certificate. Raises ``ConfigurationError`` for the authorities, as `client_context` does.
+    It shows no certificate. Without a federation the server's certificate has to name the host connected to. Raises
+    ``ConfigurationError`` for the authorities, as `client_context` does.
     """
+    allowed = AllowedPeers(uris=() if federation is None else (f"spiffe://{federation}/**",))
     identity = TlsIdentity.of_nobody(anchors_pem)
-    return PostQuantumContext(TlsConfig(Role.CLIENT, identity, policy.post_quantum_half, AllowedPeers()))
+    return PostQuantumContext(TlsConfig(Role.CLIENT, identity, policy.post_quantum_half, allowed))
 
 
 class PostQuantumContext(ssl.SSLContext):
