@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.channel import Channel
-from gateway.config import Source
+from gateway.config import ServiceConfig, Source
 from gateway.exposition import Snapshot, merge
 from gateway.journal import Journal
 from gateway.notify import Notifier
+from gateway.revoking import Polling
 from gateway.standalone import Signals, announce_policies, auditor_of, background, open_audit, start_status
 from gateway.worker import ENVIRONMENT, Inheritance
 from pqfl_transport.audit import EventKind
@@ -56,6 +57,7 @@ class Supervisor:
         self._asking = asyncio.Lock()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._addresses: dict[str, Address] = {}
+        self._polling: Polling | None = None
 
     async def run(self) -> None:
         """Serve until TERM or INT. Raises ``PlatformError`` where workers cannot be started or keep dying."""
@@ -74,7 +76,8 @@ class Supervisor:
             self._announce(status_address)
             announce_policies(self._config, self._journal)
             self._notifier.ready()
-            tasks = background(self._config, self._notifier, self._tell_to_reload)
+            self._polling = Polling(self._config_of_now, self._journal, self._tell_to_reload)
+            tasks = [*background(self._config, self._notifier, self._tell_to_reload), *self._polling.start()]
             stopping = asyncio.ensure_future(signals.stop.wait())
             try:
                 await _first(stopping, self._failure)
@@ -96,7 +99,14 @@ class Supervisor:
             found = [answer["snapshot"] for answer in await self._ask_all("snapshot")]
         if not found:
             raise TransportError("no worker answers", reason="no_worker")
-        return merge(found)
+        return merge(found) | ({} if self._polling is None else self._polling.snapshot())
+
+    def _config_of_now(self) -> ServiceConfig:
+        """Return what the workers read at a reload: authorities that were exchanged sign the next lists."""
+        try:
+            return self._source.read_again()
+        except PqflError:
+            return self._config
 
     def _listen(self, stack: contextlib.ExitStack) -> None:
         for number in range(self._config.workers):
