@@ -11,6 +11,7 @@ from gateway.advising import advised_tls
 from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConfig, Source
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
+from gateway.renewing import renewal_config
 from gateway.revoking import crl_config, fetch_first, read_revocations, with_lists_of_now
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
@@ -111,6 +112,7 @@ def _listener(
         http=_http(tls, values, memory.roster_numbers.get(name, 0)),
         limits=_limits(values),
         advised=advised,
+        renewal=renewal_config(values),
         crl=crl_config(values),
         **optional,
     )
