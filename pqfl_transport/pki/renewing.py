@@ -57,6 +57,6 @@ class Schedule:
 
 
 def _life(certificate: x509.Certificate) -> tuple[datetime, datetime]:
-    """Return when a certificate was made and when it ends: our authorities date it back (`profiles.BACKDATE_SECONDS`)."""
+    """Return when a certificate was made and when it ends; ours are dated back (`profiles.BACKDATE_SECONDS`)."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return begin + min(timedelta(seconds=BACKDATE_SECONDS), (end - begin) / 3), end
