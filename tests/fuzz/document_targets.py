@@ -20,7 +20,7 @@ from aggregator.config import load_config
 from certs.ledger import read_ledger
 from gateway.options import collect
 from pqfl.commands import shares
-from pqfl_transport import audit
+from pqfl_transport import hashchain
 from pqfl_transport.aggregation.round_document import (
     RoundDocument,
     RoundState,
@@ -300,8 +300,8 @@ def audit_line(data: bytes) -> None:
     try:
         line = json.loads(data)
         line["prev"], line["seq"] = "0" * 64, 0
-        line["hash"] = audit._digest({key: value for key, value in line.items() if key != "hash"})
-        text = audit._canonical(line) + b"\n"
+        line["hash"] = hashchain.digest({key: value for key, value in line.items() if key != "hash"})
+        text = hashchain.canonical(line) + b"\n"
     except (ValueError, TypeError, AttributeError, RecursionError):
         return
     verify_audit_log(_scratch("audit-line.log", text), [_TRUSTING])
