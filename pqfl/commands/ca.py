@@ -11,8 +11,10 @@ from pathlib import Path
 
 import click
 
-from certs.authority import DEFAULT_FEDERATION, DEFAULT_WEIGHT_CAP, Authority, Issued
-from certs.ledger import Entry, read_ledger
+from certs.authority import DEFAULT_FEDERATION, Authority
+from certs.entry import Entry
+from certs.issuing import Issued
+from certs.rosters import DEFAULT_WEIGHT_CAP
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
 from pqfl_transport.algorithms import meant_by
@@ -102,7 +104,7 @@ def init(folder: Path, federation: str, level: str, encrypt: bool, passphrase_fi
     passphrase = new_passphrase(f"the keys in {folder}", passphrase_file, environment=True) if encrypt else None
     with _blaming(_INIT_FLAGS):
         authority = Authority.create(folder, federation=federation, level=level, passphrase=passphrase)
-    root, issuing = read_ledger(authority.ledger_path)
+    root, issuing = authority.ledger.entries()
     if as_json:
         click.echo(json.dumps(_init_facts(authority, root, issuing)))
         return
@@ -110,9 +112,10 @@ def init(folder: Path, federation: str, level: str, encrypt: bool, passphrase_fi
 {folder}: authority of federation {federation}, level {level}
   ca.pem        for every party: root ({_summary(root)}) and issuing authority ({_summary(issuing)})
   roster.json   for every party: roster number 1, with nobody in it yet
-  issued.jsonl  what was issued; back it up
+  ledger.db     what was issued and done; back it up
   root.key      SECRET: admits sites and aggregators by signing the roster; keep it offline, with a copy elsewhere
   issuing.key   SECRET: signs certificates
+  log.key       SECRET: signs the heads of the ledger, which others keep (pqfl ca log head)
 Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --out OUT""")
 
 
@@ -293,7 +296,7 @@ def _init_facts(authority: Authority, root: Entry, issuing: Entry) -> dict[str, 
         "level": authority.level.value,
         "root": asdict(root),
         "issuing": asdict(issuing),
-        "secret": [str(authority.folder / name) for name in ("root.key", "issuing.key")],
+        "secret": [str(authority.folder / name) for name in ("root.key", "issuing.key", "log.key")],
         "roster": str(authority.roster_path),
         "roster_number": 1,
     }
@@ -303,7 +306,7 @@ def _issue_facts(authority: Authority, issued: Issued) -> dict[str, object]:
     return {
         "id": str(issued.id),
         "out": str(issued.folder),
-        "certificates": [asdict(entry) for entry in issued.entries],
+        "certificates": [entry.facts() for entry in issued.entries],
         "secret": [str(path) for path in _secrets(issued)],
         "roster": str(authority.roster_path),
         "roster_number": issued.roster_number,
