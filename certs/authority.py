@@ -5,7 +5,7 @@ killed one left. The ceremony around it is in `certs/README.md`.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -33,7 +33,8 @@ from certs.identity import make_identity, to_key_file
 from certs.issuing import Issued, describe_request, finish, publish, recover, require_free_name
 from certs.ledger import Candidate, Preparation
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
-from certs.rosters import DEFAULT_WEIGHT_CAP, plan_roster, publish_roster, revoked_parties, sign_planned
+from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
+from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
 from certs.staging import restored_on_failure, staged_folder
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
@@ -223,6 +224,46 @@ class Authority(AuthorityFolder):
                 book.record("advisory", number=number, sha256=hashlib.sha256(data).hexdigest())
             keystore.write_public(self.advisory_path, data)
         return advisory
+
+    def revoke(self, word: str, reason: str, *, now: datetime | None = None) -> tuple[Entry, ...]:
+        """Revoke every certificate of a party, or the one of a serial number; the next roster leaves the party out.
+
+        Others learn it by ``make_crl``. Raises what `find_entries` and `revoke_entries` raise.
+        """
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return revoke_entries(self, find_entries(self, word), reason, now)
+
+    def make_crl(
+        self, *, days: int = LIST_DAYS, at_least_number: int = 0, now: datetime | None = None
+    ) -> tuple[ListMade, ...]:
+        """Sign the next revocation lists into ``crl.pem``. Raises what `make_lists` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return make_lists(self, now, days=days, at_least_number=at_least_number)
+
+    def plan_roster(
+        self, *, only: Iterable[str] | None = None, weight_caps: Mapping[str, int] = MappingProxyType({}),
+        level: SecurityLevel | None = None, now: datetime | None = None,
+    ) -> RosterPlan:  # fmt: skip
+        """Return what the next roster would change. Raises what `rosters.plan_roster` raises."""
+        now = now or datetime.now(UTC)
+        return plan_roster(self, now=now, only=only, weight_caps=weight_caps, level=level)
+
+    def sign_roster(self, plan: RosterPlan, *, now: datetime | None = None) -> int:
+        """Sign the roster that was planned, with the root's key, and return its number.
+
+        Raises ``ConfigurationError``: ``missing`` without the root's key, ``stale_plan`` where there was another roster
+        or a revocation since; ``MessageError`` where no reader would take it.
+        """
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            gone = revoked_parties(self.ledger.entries(), plan.following)
+            if self.roster() != plan.present or gone:
+                raise ConfigurationError(
+                    f"{self.roster_path}: something changed since; look again", reason="stale_plan"
+                )
+            return publish_roster(self, sign_planned(self, plan.following, now), now)
 
     def log_head(self, *, now: datetime | None = None) -> bytes:
         """Return the signed head of the ledger, one JSON line: what peers keep, and later hold against the ledger.

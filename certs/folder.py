@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from certs.entry import sha256_of
 from certs.ledger import Ledger
 from certs.migration import FORMER, migrate_ledger
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
@@ -121,6 +122,10 @@ class AuthorityFolder:
     def roster(self) -> Roster:
         """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
         return keystore.load_roster(self.roster_path, self._roots(), federation=self.federation)
+
+    def anchor_fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of all authorities in ``ca.pem``."""
+        return frozenset(sha256_of(one) for one in keystore.load_anchors(self.ca_path))
 
     def issuer(self, name: str, now: datetime) -> Issuer:
         """Load an authority's certificate and private key. Raises ``ConfigurationError`` where they do not fit."""

@@ -54,7 +54,7 @@ def require_free_name(ledger: Ledger, party_id: SpiffeId, *, reissue: bool, now:
     if entries and not reissue:
         raise ConfigurationError(
             f"{party_id} was revoked on {entries[-1].revoked_at[:10]} ({entries[-1].reason}); its name is not given"
-            " away again unless you say so",
+            " away again without --reissue",
             reason="was_revoked",
         )
 
