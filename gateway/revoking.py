@@ -71,19 +71,17 @@ def fetch_first(crl: CrlConfig, identity: TlsIdentity, classical: ClassicalSide 
     """
     if not crl.urls or crl.path.exists():
         return
-    failures: list[str] = []
-
-    def report(event: str, facts: dict[str, object]) -> None:
-        if event == "crl_fetch_failed":
-            failures.append(str(facts["detail"]))
-
-    poller = _poller(crl, lambda: (identity, classical, policy), lambda: None, report)
+    poller = _poller(crl, lambda: (identity, classical, policy), lambda: None, _tell_nobody)
     asyncio.run(poller.poll())
-    if failures:
+    if poller.failures:
         raise TransportError(
-            f"--crl-url: there is no revocation list at {crl.path} yet, and none could be fetched: {failures[0]}",
+            f"--crl-url: there is no revocation list at {crl.path} yet, and none could be fetched: {poller.failure}",
             reason="crl_unavailable",
         )
+
+
+def _tell_nobody(_event: str, _facts: dict[str, object]) -> None:
+    """Whoever asked is told by an error."""
 
 
 def with_lists_of_now(config: ServiceConfig) -> ServiceConfig:

@@ -37,7 +37,7 @@ class Desk:
         self.suites = Suites(self.member, [(site.signing_key.algorithm, key.kem)])
         self.said: list[Model] = []
         self.store = ModelStore(folder)
-        self.publisher = Publisher(self.member, [key], self.suites, self.store, Stopwatch(), self.said.append)
+        self.publisher = Publisher(self.member, lambda: [key], self.suites, self.store, Stopwatch(), self.said.append)
 
     def withdraw(self, *algorithms: str) -> None:
         self.suites.policy, _ = tighten(self.member.policy, advisory(algorithms), 2e9)
@@ -78,12 +78,12 @@ def test_the_current_model_is_sealed_again_and_an_earlier_one_is_kept_back(
         with pytest.raises(PlatformError, match="sealed again") as caught:
             desk.publisher.path(1)
         assert caught.value.reason == "not_ready"
-        await desk.publisher.seal_again_if_withdrawn()
+        await desk.publisher.seal_again_if_needed()
         assert desk.suite_on_disk(1) == CHACHA
         with pytest.raises(PolicyError) as refused:
             desk.publisher.path(0)
         assert refused.value.reason == "content_suite"
-        await desk.publisher.seal_again_if_withdrawn()
+        await desk.publisher.seal_again_if_needed()
         assert len(desk.said) == 3
 
     play(federation, tmp_path, use)
@@ -116,7 +116,7 @@ def test_with_nothing_left_nothing_is_given_out(federation: Federation, tmp_path
     async def use(desk: Desk) -> None:
         await desk.publisher.publish(MODEL, 0)
         desk.suites.withdrawn = PolicyError("advisory 9", reason="withdrawn")
-        for attempt in (desk.publisher.publish(MODEL, 1), desk.publisher.seal_again_if_withdrawn()):
+        for attempt in (desk.publisher.publish(MODEL, 1), desk.publisher.seal_again_if_needed()):
             with pytest.raises(PolicyError, match="advisory 9"):
                 await attempt
         with pytest.raises(PolicyError, match="advisory 9"):
