@@ -34,7 +34,7 @@ class Averager:
             self.strike_off(round_)
             self._require_current(round_)
             included = frozenset(round_.updates)
-            averaged = await asyncio.to_thread(_average, collecting)
+            averaged = await asyncio.to_thread(self._average, collecting)
             self.strike_off(round_)
             if included == round_.updates.keys():
                 return averaged
@@ -58,8 +58,7 @@ class Averager:
             except PqflError as error:
                 raise RoundError(f"nothing can be averaged: {error}", reason=error.reason) from error
 
-
-def _average(collecting: Collecting) -> Weights:
-    # By sender and not by arrival: floating-point sums depend on their order, and a run can so be repeated.
-    updates = [update for _, update in sorted(collecting.round.updates.items())]
-    return federated_average(collecting.base, updates)
+    def _average(self, collecting: Collecting) -> Weights:
+        # By sender and not by arrival: floating-point sums depend on their order, and a run can so be repeated.
+        updates = [update for _, update in sorted(collecting.round.updates.items())]
+        return federated_average(collecting.base, updates)

@@ -28,6 +28,7 @@ from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki.membership import Membership, load_membership
+from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.spiffe import Role
 from tests.support.pki import Federation
 
@@ -81,10 +82,11 @@ async def aggregator(
     upload_idle_seconds: float = 20.0,
     run: bool = True,
     keys: KeyRing | None = None,
+    revocations: Revocations | None = None,
     **rounds: Any,
 ) -> AsyncIterator[Hub]:
     """Run an aggregator for one block; ``rounds`` are fields of `RoundsConfig`."""
-    hub = make_hub(federation, folder, model=model, keys=keys, **rounds)
+    hub = make_hub(federation, folder, model=model, keys=keys, revocations=revocations, **rounds)
     runner = make_runner(make_app(hub.engine, upload_idle_seconds=upload_idle_seconds))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -102,7 +104,13 @@ async def aggregator(
 
 
 def make_hub(
-    federation: Federation, folder: Path, *, model: Any = None, keys: KeyRing | None = None, **rounds: Any
+    federation: Federation,
+    folder: Path,
+    *,
+    model: Any = None,
+    keys: KeyRing | None = None,
+    revocations: Revocations | None = None,
+    **rounds: Any,
 ) -> Hub:
     """Make an engine that does not run and does not listen yet."""
     log = io.StringIO()
@@ -113,6 +121,7 @@ def make_hub(
     setup = Setup(
         member, config, MODEL if model is None else model, ModelStore(folder / "state"),
         AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock, keys,
+        revocations,
     )  # fmt: skip
     return Hub(Engine(setup), "", log, audit_path, clock)
 
