@@ -62,6 +62,11 @@ class Hub:
         self.clock.ahead_seconds += 3600
         self.engine._arrived.set()
 
+    def expect_first_only(self) -> None:
+        """Wait in every round for the first site of the roster alone."""
+        sites = self.engine._sites()[:1]
+        self.engine._sites = lambda: sites  # type: ignore[method-assign]
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the run is so."""
         while not condition():
