@@ -45,6 +45,7 @@ from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.expiry import Ending, list_endings
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.spiffe import Role
@@ -189,11 +190,21 @@ class Engine:
             "policy": self._suites.policy.name,
             "roster": self.standing.member.roster.number,
             "model_version": self._models.version,
+            "endings": {one.name: int(one.ends.timestamp()) for one in self.endings()},
             "accepted": self.reception.accepted,
             "refusals": self.reception.refusals,
             "crypto_seconds": self.crypto.seconds,
             "cpu_seconds": time.process_time(),
         }
+
+    def endings(self) -> list[Ending]:
+        """Return what ends some day: the certificate that rounds and models are signed under, revocation lists."""
+        identity = self.standing.member.identity
+        own = Ending.of_certificate(
+            str(identity.id), identity.key.algorithm, identity.certificate.not_valid_before_utc,
+            identity.certificate.not_valid_after_utc,
+        )  # fmt: skip
+        return [own, *list_endings(self.standing.revocations)]
 
     async def changed(self) -> None:
         """Return when `progress` may say something new."""

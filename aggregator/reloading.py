@@ -6,12 +6,14 @@ work with ends the run: what was withdrawn is not gone on with because there is 
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from aggregator.engine import Engine
 from aggregator.refreshing import Refresher
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.errors import CertificateError, PolicyError, PqflError
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.expiry import Warnings
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.policy import Policy
 
@@ -36,6 +38,7 @@ class Reloader:
         self._refreshers = tuple(refreshers)
         self._asked = asyncio.Event()
         self._failures: dict[str, str] = {}
+        self._warnings = Warnings()
 
     def ask(self) -> None:
         """Read everything again now, and say how that went."""
@@ -48,15 +51,23 @@ class Reloader:
             audit.event(EventKind.POLICY, old=advised.base.name, new=advised.policy.name, **facts)
             log.event(EventKind.POLICY.value, old=advised.base.name, new=advised.policy.name, **facts)
         while True:
+            self._warn(engine, log)
             asked = await self._wait()
             found: list[tuple[str | None, tuple[str, str]]] = [(None, await self.reload(engine))]
             found += [(one.what, await one.refresh(engine)) for one in self._refreshers]
+            if asked:
+                self._warnings.again()
             for what, (result, detail) in found:
                 if not self._is_news(what or "", result, detail, asked=asked):
                     continue
                 which = {} if what is None else {"what": what}
                 audit.event(EventKind.RELOAD, result=result, detail=detail, **which)
                 log.event(EventKind.RELOAD.value, result=result, detail=detail or None, **which)
+
+    def _warn(self, engine: Engine, log: EventLog) -> None:
+        now = datetime.now(UTC)
+        for ending in self._warnings.due(engine.endings(), now):
+            log.event(ending.event, **ending.warning(now))
 
     def _is_news(self, what: str, result: str, detail: str, *, asked: bool) -> bool:
         # The clock comes back again and again: what it finds as before is no news.

@@ -88,9 +88,7 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")
 
 
-async def _serve(
-    config: AggregatorConfig, setup: Setup, reloader: Reloader, poller: CrlPoller | None
-) -> RoundState:
+async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader, poller: CrlPoller | None) -> RoundState:
     stop, roster = asyncio.Event(), setup.member.roster
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

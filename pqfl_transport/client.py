@@ -100,9 +100,10 @@ class FederatedClient:
     in ``advisory_state_path``, beside it unless given.
 
     The roster is read again before every round too; a higher number is taken on. With ``crl_path``, a file of
-    revocation lists, rounds and models of an aggregator whose certificate was revoked are refused (``CertificateError``,
-    reason ``revoked``), with a list past its next update all of them (``stale_crl``) unless ``crl_stale`` is ``allow``.
-    With ``crl_url`` lists are fetched there, and the last good ones are kept in ``crl_path``.
+    revocation lists, rounds and models of an aggregator whose certificate was revoked are refused with
+    ``CertificateError`` (``revoked``), with a list past its next update all of them (``stale_crl``) unless
+    ``crl_stale`` is ``allow``. With ``crl_url`` lists are fetched there, and the last good ones are kept in
+    ``crl_path``.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
