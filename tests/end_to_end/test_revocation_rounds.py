@@ -122,3 +122,18 @@ def test_sites_take_no_round_and_no_model_of_a_revoked_aggregator(
         asyncio.run(again())
     assert caught.value.reason == "revoked"
     process.end()
+
+
+def test_the_authority_s_own_lists_are_what_is_read(federation: Federation, tmp_path: Path, crew: Crew) -> None:
+    """`pqfl ca revoke` and `pqfl ca crl`, and the site's next update is refused by the aggregator."""
+    authority = federation.authority
+    authority.make_crl()
+    process, address = start(crew, configured(federation, tmp_path, f'crl = "{authority.crl_path}"'))
+    assert asyncio.run(submit(federation, f"http://{address}", "bank-b")) == 201
+    authority.revoke("bank-a", "keyCompromise")
+    authority.make_crl()
+    hang_up(process)
+    assert said(process, "reload", what="revocations", result="ok")
+    # Everybody who is waited for is in, so the round is over without the revoked site.
+    assert said(process, "model", version=1)
+    process.end()
