@@ -15,6 +15,7 @@ from aggregator.engine import Engine
 from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
 from pqfl_transport.net.crl_fetch import CrlPoller, Report, fetch_crl
 from pqfl_transport.pki.crl_files import CrlFile
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import load_anchors, read_public
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.policy import Policy
@@ -51,7 +52,7 @@ class RosterRefresher:
         standing = engine.standing
         current = standing.member.roster
         try:
-            data = await asyncio.to_thread(read_public, self._path)
+            data = await asyncio.to_thread(read_public, self._path, max_bytes=MAX_DOCUMENT_BYTES)
             if data == self._seen:
                 return "unchanged", ""
             member = await asyncio.to_thread(self._load, current.number)

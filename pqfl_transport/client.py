@@ -158,7 +158,7 @@ class FederatedClient:
         keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
         crls, poller = crl_source(crl_path, crl_url, crl_stale, anchors_path, self._ruling)
-        self._upkeep = Upkeep(self._participant, anchors, self._ruling, load, crls, poller)
+        self._upkeep = Upkeep(self._participant, anchors, self._ruling, Path(roster_path), load, crls, poller)
         self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         spool = None if spool_dir is None else Spool(Path(spool_dir))

@@ -17,6 +17,7 @@ from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError, Tr
 from pqfl_transport.net.crl_fetch import CrlPoller, fetch_crl, require_url
 from pqfl_transport.participant import Participant
 from pqfl_transport.pki.crl_files import CrlFile
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import load_anchors, read_public
 from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.revocation import Stale
@@ -38,11 +39,14 @@ class Upkeep:
         participant: Participant,
         anchors: Sequence[x509.Certificate],
         ruling: Ruling,
+        roster_path: Path,
         load: Load,
         crls: CrlFile | None = None,
         poller: CrlPoller | None = None,
     ) -> None:
-        self._participant, self._anchors, self._ruling, self._load = participant, anchors, ruling, load
+        self._participant, self._anchors, self._ruling = participant, anchors, ruling
+        self._roster_path, self._load = roster_path, load
+        self._roster_seen = b""
         self._crls, self._poller = crls, poller
         self._next_poll = 0.0
 
@@ -87,7 +91,13 @@ class Upkeep:
     def _keep_roster(self) -> None:
         participant, former = self._participant, self._participant.member.roster
         try:
+            data = read_public(self._roster_path, max_bytes=MAX_DOCUMENT_BYTES)
+            if data == self._roster_seen:
+                return
             member = self._load(former.number)
+            self._roster_seen = data
+            if member.roster.level is not former.level:
+                raise ConfigurationError("another level is taken on by a restart", reason="needs_restart")
             if member.roster.number == former.number:
                 return
             member = under_policy(member, self._anchors, self._ruling.policy, now=datetime.now(UTC))

@@ -36,7 +36,7 @@ def upkeep(
         )  # fmt: skip
 
     crls, poller = crl_source(crl_path, url, stale, federation.ca_pem, ruling)
-    return Upkeep(participant(federation, "bank-a"), anchors, ruling, load, crls, poller)
+    return Upkeep(participant(federation, "bank-a"), anchors, ruling, federation.roster, load, crls, poller)
 
 
 def reason(found: Upkeep) -> str:
