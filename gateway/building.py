@@ -12,6 +12,7 @@ from gateway.advising import advised_tls
 from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConfig, Source
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
+from gateway.renewing import renewal_config
 from gateway.revoking import crl_config, fetch_first, read_revocations, with_lists_of_now
 from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
@@ -113,6 +114,7 @@ def _listener(
         http=_http(tls, values, memory.roster_numbers.get(name, 0)),
         limits=_limits(values),
         advised=advised,
+        renewal=renewal_config(values),
         crl=crl_config(values),
         preferences=remarks,
         **optional,

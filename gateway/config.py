@@ -13,6 +13,7 @@ from pqfl_transport.net.crl_fetch import DEFAULT_POLL_SECONDS
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.roster import Roster
 from pqfl_transport.policy import Advised
+from pqfl_transport.renewal import RenewalFiles
 from pqfl_transport.tls.config import Role, TlsConfig
 
 MAX_WORKERS = 64
@@ -59,6 +60,16 @@ class CrlConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewalConfig:
+    """Where a listener's certificate is renewed, and which files that changes."""
+
+    address: Address
+    files: RenewalFiles
+    anchors: Path
+    """Whom the enrolment service is verified by."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerConfig:
     """One listener, complete. The role decides which side speaks TLS: a server's ``listen``, a client's targets."""
 
@@ -85,6 +96,9 @@ class ListenerConfig:
     """Where the ``revocations`` of ``tls`` come from."""
     preferences: tuple[str, ...] = ()
     """What this place lacks, and how that changed the order of the policy's names, in words."""
+
+    renewal: RenewalConfig | None = None
+    """How its certificate renews itself; it does not where there is none."""
 
     def __post_init__(self) -> None:
         if not self.targets:

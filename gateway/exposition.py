@@ -83,6 +83,8 @@ def prometheus(snapshot: Snapshot) -> str:
     page.add("pqfl_suspended", "gauge", int("suspended" in snapshot))
     for result, count in snapshot["reloads"].items():
         page.add("pqfl_cert_reload_total", "counter", count, result=result)
+    for result, count in snapshot.get("renewals", {}).items():
+        page.add("pqfl_certificate_renewals_total", "counter", count, result=result)
     page.add("pqfl_cpu_seconds_total", "counter", round(snapshot["cpu_seconds"], 6))
     page.add("pqfl_crypto_seconds_total", "counter", round(snapshot["crypto_seconds"], 6))
     page.add("pqfl_workers", "gauge", snapshot["workers"])

@@ -82,6 +82,7 @@ OPTIONS: tuple[Option, ...] = (
         choices=("refuse", "allow"),
     ),
     Option("crl-state", T.FILE, "Where the highest numbers seen are kept. [default: CRL.seen]"),
+    Option("renew", T.ADDRESS, "Enrolment service, HOST:PORT: renew --cert there at two thirds of its life."),
     Option(
         "level", T.TEXT, "Security level: which groups, keys and signatures are accepted. [default: high]",
         choices=("standard", "high", "maximum", "cnsa2"),
