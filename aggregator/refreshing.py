@@ -5,21 +5,20 @@ ends it: no site would take a round of it any more.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine
-from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
-from pqfl_transport.net.crl_fetch import CrlPoller, Report, fetch_crl
+from pqfl_transport.crl_source import asking, require_first
+from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.net.crl_fetch import CrlPoller, Report
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import load_anchors, read_public
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.policy import Policy
-from pqfl_transport.tls.context import fetching_context
 
 Load = Callable[[int], Membership]
 """Reads the membership again; takes the lowest number that the roster may have."""
@@ -105,13 +104,12 @@ def crl_poller(
         return None
     anchors = read_public(config.cacert)
 
-    async def fetch(url: str) -> bytes:
-        return await fetch_crl(url, fetching_context(anchors, policy, federation) if url.startswith("https:") else None)
+    fetch = asking(lambda: (anchors, policy, federation))
 
-    return CrlPoller(
-        (config.crl_url,), fetch, lambda data: file.store(data, policy), lambda: file.revocations, report,
-        config.crl_poll_seconds, time.time,
-    )  # fmt: skip
+    def store(data: bytes) -> bool:
+        return file.store(data, policy)
+
+    return CrlPoller((config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds)
 
 
 def fetch_first(poller: CrlPoller, file: CrlFile) -> None:
@@ -119,8 +117,4 @@ def fetch_first(poller: CrlPoller, file: CrlFile) -> None:
     if file.path.exists():
         return
     asyncio.run(poller.poll())
-    if poller.failures:
-        raise TransportError(
-            f"there is no revocation list at {file.path} yet, and none could be fetched: {poller.failure}",
-            reason="crl_unavailable",
-        )
+    require_first(poller, file.path)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError, TransportError
-from pqfl_transport.net.crl_fetch import CrlPoller, fetch_crl, require_url
+from pqfl_transport.crl_source import asking, require_first
+from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
+from pqfl_transport.net.crl_fetch import CrlPoller, require_url
 from pqfl_transport.participant import Participant
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
@@ -23,7 +24,6 @@ from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.standing import Standing
-from pqfl_transport.tls.context import fetching_context
 
 _log = logging.getLogger(__name__)
 
@@ -57,11 +57,7 @@ class Upkeep:
             return
         await poller.poll()
         self._next_poll = time.monotonic() + poller.seconds_to_next()
-        if poller.failures and not crls.path.exists():
-            raise TransportError(
-                f"there is no revocation list at {crls.path} yet, and none could be fetched: {poller.failure}",
-                reason="crl_unavailable",
-            )
+        require_first(poller, crls.path)
 
     def keep(self) -> None:
         """Read the files again; may wait for the disk and verifies signatures.
@@ -142,11 +138,7 @@ def crl_source(
     require_url(url, "crl_url")
     anchors_pem = read_public(anchors_path)
 
-    async def fetch(source: str) -> bytes:
-        is_tls = source.startswith("https:")
-        return await fetch_crl(
-            source, fetching_context(anchors_pem, ruling.policy, ruling.federation) if is_tls else None
-        )
+    fetch = asking(lambda: (anchors_pem, ruling.policy, ruling.federation))
 
     def store(data: bytes) -> bool:
         return crls.store(data, ruling.policy)

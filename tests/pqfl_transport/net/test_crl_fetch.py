@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from pqfl_transport.errors import ConfigurationError, TransportError
 from pqfl_transport.net.crl_fetch import CrlPoller, fetch_crl, require_url
@@ -16,8 +15,6 @@ from pqfl_transport.pki import keystore
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES
 from pqfl_transport.policy import for_level
-from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
-from pqfl_transport.tls.context import PostQuantumContext, fetching_context
 from tests.support.pki import Federation, make_federation
 from tests.support.revoking import crl, crl_source
 
@@ -179,40 +176,3 @@ def test_news_are_told_until_it_is_cancelled(federation: Federation, tmp_path: P
     with crl_source(crl(federation)) as source:
         asyncio.run(go())
     assert file.path.exists()
-
-
-def test_https_is_this_software_s_own_and_any_server_of_the_federation(federation: Federation, tmp_path: Path) -> None:
-    """Without a certificate to show; a server of another federation is refused before anything is asked."""
-    stranger = make_federation(tmp_path / "stranger", sites=())
-
-    async def serve(of: Federation) -> tuple[web.AppRunner, str]:
-        folder = of.gateway
-        identity = TlsIdentity.load(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
-        everybody = AllowedPeers(any_of_federation=True)
-        config = TlsConfig(Role.SERVER, identity, HIGH, everybody, admits_strangers=True)
-        app = web.Application()
-
-        async def answer(_request: web.Request) -> web.Response:
-            return web.Response(body=crl(of))
-
-        app.router.add_get("/v1/crl", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=PostQuantumContext(config)).start()
-        return runner, f"https://127.0.0.1:{runner.addresses[0][1]}/v1/crl"
-
-    async def scenario() -> None:
-        for of in (federation, stranger):
-            runner, url = await serve(of)
-            context = fetching_context(federation.ca_pem.read_bytes(), HIGH, "fed")
-            try:
-                if of is federation:
-                    assert crl_file(federation, tmp_path).store(await fetch_crl(url, context), HIGH)
-                else:
-                    with pytest.raises(TransportError) as caught:
-                        await fetch_crl(url, context)
-                    assert caught.value.reason == "crl_unavailable"
-            finally:
-                await runner.cleanup()
-
-    asyncio.run(scenario())
