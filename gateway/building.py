@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
 from gateway.renewing import renewal_config
 from gateway.revoking import crl_config, fetch_first, read_revocations, with_lists_of_now
+from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.advisory import Seen, digest_of
@@ -20,7 +22,7 @@ from pqfl_transport.pki.keystore import load_roster, read_secret, root_keys
 from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
 from pqfl_transport.pki.ruling import load_advisory, load_policy
-from pqfl_transport.policy import Advised, Constraints, Policy, advise, choose, prefer
+from pqfl_transport.policy import Advised, Constraints, Costs, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.peers import read_certificate
 
@@ -92,7 +94,7 @@ def _listener(
             raise ConfigurationError(
                 f"{f'listener {name}: ' if several else ''}--{needed} is missing", reason="missing"
             )
-    tls, advised = _tls(name, role, values, memory, passphrases)
+    tls, advised, remarks = _tls(name, role, values, memory, passphrases)
     optional: dict[str, Any] = {
         field: values[option]
         for field, option in (
@@ -114,6 +116,7 @@ def _listener(
         advised=advised,
         renewal=renewal_config(values),
         crl=crl_config(values),
+        preferences=remarks,
         **optional,
     )
 
@@ -136,8 +139,8 @@ def _limits(values: Values) -> Limits:
 
 def _tls(
     name: str, role: Role, values: Values, memory: _Memory, passphrases: PassphraseSource
-) -> tuple[TlsConfig, Advised | None]:
-    base = _chosen(values)
+) -> tuple[TlsConfig, Advised | None, tuple[str, ...]]:
+    base, remarks = _chosen(values)
     identity, classical = _identities(values, passphrases)
     crl = crl_config(values)
     if crl is not None and memory.is_first:
@@ -167,16 +170,33 @@ def _tls(
         )
 
     advised = _advised(name, values, identity, base, memory)
-    return (make(base, classical), None) if advised is None else (advised_tls(make, advised, classical), advised)
+    tls = make(base, classical) if advised is None else advised_tls(make, advised, classical)
+    return tls, advised, remarks
 
 
-def _chosen(values: Values) -> Policy:
+def _chosen(values: Values) -> tuple[Policy, tuple[str, ...]]:
     word = values.get("policy")
     if word is not None and not {"level", "pq"} & values.keys():
         policy = load_policy(word)
     else:
         policy = choose(name=word, level=values.get("level"), pq=values.get("pq"))
-    return prefer(policy, Constraints(aes_hardware=not values.get("no-aes", False)))[0]
+    return prefer(policy, _constraints(values, policy))
+
+
+def _constraints(values: Values, policy: Policy) -> Constraints:
+    budget = values.get("cpu-budget")
+    return Constraints(
+        aes_hardware=not values.get("no-aes", False),
+        link_kilobits_per_second=values.get("link-kbps"),
+        cpu_milliseconds=budget,
+        measured=None if budget is None else _measured(policy),
+    )
+
+
+@cache
+def _measured(policy: Policy) -> Costs:
+    """Measure once: a reload that finds nothing new must not change the order by a measurement's noise."""
+    return measure([policy])
 
 
 def _advised(name: str, values: Values, identity: TlsIdentity, base: Policy, memory: _Memory) -> Advised | None:
