@@ -85,7 +85,9 @@ def test_what_is_secret_is_the_owners_alone(tmp_path: Path, profile: str) -> Non
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert all(mode == (0o600 if name.endswith(".key") else 0o644) for name, mode in modes.items())
     keys = {name for name in modes if name.endswith(".key")}
-    assert keys == ({"tls.key"} if not PROFILES[profile].has_content_keys else {"tls.key", "signing.key", "receiving.key"})
+    assert keys == (
+        {"tls.key"} if not PROFILES[profile].has_content_keys else {"tls.key", "signing.key", "receiving.key"}
+    )
 
 
 def test_keys_are_never_overwritten(tmp_path: Path) -> None:
