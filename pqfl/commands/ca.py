@@ -18,6 +18,7 @@ from pqfl.commands.ca_records import COMMANDS as RECORDS
 from pqfl.commands.ca_revocation import COMMANDS as REVOCATION
 from pqfl.commands.ca_roster import COMMANDS as ROSTER
 from pqfl.commands.ca_rotation import COMMANDS as ROTATION
+from pqfl.commands.enrolment import CA_COMMANDS as ENROLMENT
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
 from pqfl_transport.algorithms import meant_by
@@ -340,5 +341,5 @@ def _summary(entry: Entry) -> str:
     return f"{entry.algorithm}, until {entry.not_after[:10]}"
 
 
-for _command in (*RECORDS, *REVOCATION, *ROSTER, *ROTATION):
+for _command in (*ENROLMENT, *RECORDS, *REVOCATION, *ROSTER, *ROTATION):
     ca_group.add_command(_command)
