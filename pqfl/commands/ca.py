@@ -327,7 +327,7 @@ def _tell_issued(authority: Authority, issued: Issued) -> None:
     names = ", ".join(path.name for path in _secrets(issued))
     click.echo(f"  SECRET        {names}: hand the folder over safely and keep no copy")
     if issued.roster_number is None:
-        click.echo(f"The roster does not change: a {issued.id.role.value} is not in it.")
+        click.echo(f"The roster does not change: no {issued.id.role.value} is in it.")
     else:
         click.echo(f"Roster number {issued.roster_number}: give {authority.roster_path} to every party again.")
 
