@@ -18,7 +18,7 @@ from certs.enrolling import Desk
 from certs.limiting import RateLimit
 from pqfl_transport import problems
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
-from pqfl_transport.pki.enrolment import JOIN_PATH, MAX_MESSAGE_BYTES, RENEW_PATH, STATUS_PATH
+from pqfl_transport.pki.enrolment import CA_PATH, JOIN_PATH, MAX_MESSAGE_BYTES, RENEW_PATH, STATUS_PATH
 
 _READ_SECONDS = 30.0
 # What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
@@ -38,7 +38,7 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
             web.post(JOIN_PATH, api.join),
             web.get(STATUS_PATH, api.status),
             web.post(RENEW_PATH, api.renew),
-            web.get("/v1/ca", api.file("ca.pem", "application/x-pem-file")),
+            web.get(CA_PATH, api.file("ca.pem", "application/x-pem-file")),
             web.get("/v1/crl", api.file("crl.pem", "application/x-pem-file")),
             web.get("/v1/roster", api.file("roster.json", "application/json")),
         ]

@@ -29,6 +29,7 @@ from pqfl_transport.pki.enrolment import (
     token_of,
 )
 from pqfl_transport.pki.profiles import Profile, Usage, find_profile
+from pqfl_transport.policy import Policy
 
 Report = Callable[[str, Mapping[str, object]], None]
 """Takes what happened and its facts, for log and audit."""
@@ -52,6 +53,8 @@ class Desk:
     gateway: str = ""
     """HOST:PORT that new sites are told to connect to."""
     gateway_id: str = ""
+    policy: Policy | None = None
+    """Under which a party may be known that renews; the level's unless given. New keys are of the level always."""
     clock: Callable[[], datetime] = field(default=_system_clock, compare=False)
 
     def join(self, data: bytes, binding: bytes) -> bytes:
@@ -65,7 +68,7 @@ class Desk:
         payload, new = open_join(data, keys, enrolment.party, binding)
         request = _request(new)
         # Before the token is spent: whoever asks for something impossible may ask again.
-        require_certifiable(request, find_profile(request.profile), self.authority.policy)
+        require_certifiable(request, find_profile(request.profile), self.authority.current().policy)
         fingerprint = "" if new.signing is None else new.signing.fingerprint.hex()
         before, now = enrolment.state, int(self.clock().timestamp())
         enrolment = self.enrolments.claim(keys.token_id, payload, fingerprint, now=now, by_hand=self.by_hand)
@@ -100,14 +103,15 @@ class Desk:
         return answer
 
     def _certify(self, request: CertificationRequest, renews: Renewal | None) -> bytes:
-        made = self.authority.certify(request, now=self.clock(), seconds=self.seconds, renews=renews)
+        made = self.authority.current().certify(request, now=self.clock(), seconds=self.seconds, renews=renews)
         grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
         return grant_payload(State.ISSUED, grant)
 
     def _require_present(self, present: PresentCertificates, new: NewKeys, profile: Profile) -> None:
         """Verify that what a renewal rests on holds now and names the party that asks."""
         now = self.clock()
-        verifier = ChainVerifier(keystore.load_anchors(self.authority.ca_path), self.authority.policy)
+        policy = self.policy or self.authority.current().policy
+        verifier = ChainVerifier(keystore.load_anchors(self.authority.ca_path), policy)
         holders = {verifier.verify(present.tls, usage=profile.tls_usage, now=now)}
         if present.signing is not None:
             holders.add(verifier.verify(present.signing, usage=Usage.SIGNING, now=now))

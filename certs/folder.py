@@ -73,6 +73,10 @@ class AuthorityFolder:
                 migrate_ledger(folder, opened.ledger, datetime.now(UTC))
         return opened
 
+    def current(self) -> Self:
+        """Return the authority as it is now: another process may have moved it to another level."""
+        return self.open(self.folder, self.passphrases)
+
     @property
     def ca_path(self) -> Path:
         """Root and issuing certificates, for every party."""

@@ -30,10 +30,11 @@ from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.chain import key_algorithm_name
 from pqfl_transport.pki.renewing import renew_at
 from pqfl_transport.pki.swapping import replace_together
 from pqfl_transport.pki.tokens import SERVICE_NAME, service_id
-from pqfl_transport.policy import leaf_algorithm
+from pqfl_transport.policy import Policy, leaf_algorithm
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.context import PostQuantumContext
 
@@ -58,6 +59,8 @@ class ServiceConfig:
     """HOST:PORT that new sites are told to connect to."""
     gateway_id: str = ""
     requests_per_minute: int = DEFAULT_REQUESTS_PER_MINUTE
+    policy: Policy | None = None
+    """What peers may show, and this service itself; the level's unless given. New keys are of the level always."""
 
 
 def serve(config: ServiceConfig, log: EventLog) -> None:
@@ -80,14 +83,16 @@ async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
     authority = config.authority
     desk = Desk(
         authority, Enrolments(authority.folder), report, by_hand=config.by_hand, seconds=config.seconds,
-        gateway=config.gateway, gateway_id=config.gateway_id,
+        gateway=config.gateway, gateway_id=config.gateway_id, policy=config.policy,
     )  # fmt: skip
-    own = OwnIdentity(authority)
+    own = OwnIdentity(authority, policy=config.policy)
     context = PostQuantumContext(own.load())
     runner = web.AppRunner(make_app(desk, requests_per_minute=config.requests_per_minute), access_log=None)
     listener = listen(config.listen, "--listen")
     await runner.setup()
-    renewing = loop.create_task(_keep_fresh(own, context, log))
+    look = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, look.set)
+    renewing = loop.create_task(_keep_fresh(own, context, log, look))
     try:
         await web.SockSite(runner, listener, ssl_context=context).start()
         address = str(bound_address(listener, config.listen))
@@ -107,10 +112,15 @@ def _system_clock() -> datetime:
     return datetime.now(UTC)
 
 
-async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: EventLog) -> None:
-    """Renew the service's own certificate in time, and take on what others did to the authority's files."""
+async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: EventLog, look: asyncio.Event) -> None:
+    """Renew the service's own certificate in time, and take on what others did to the authority's files.
+
+    Once a minute, and at once when ``look`` is set.
+    """
     while True:
-        await asyncio.sleep(_LOOK_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(look.wait(), _LOOK_SECONDS)
+        look.clear()
         try:
             config = await asyncio.to_thread(own.load)
             if config != context.config:
@@ -121,26 +131,33 @@ async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: Even
 
 
 class OwnIdentity:
-    """The service's certificate and key: made when it is first started, renewed at two thirds of their life."""
+    """The service's certificate and key: made when it is first started, renewed at two thirds of their life.
 
-    def __init__(self, authority: Authority, clock: Callable[[], datetime] = _system_clock) -> None:
-        self._authority, self._clock = authority, clock
+    And at once where the authority has another level by now.
+    """
+
+    def __init__(
+        self, authority: Authority, clock: Callable[[], datetime] = _system_clock, *, policy: Policy | None = None
+    ) -> None:
+        self._authority, self._clock, self._policy = authority, clock, policy
         self.id = service_id(authority.federation)
         self.folder: Path = authority.folder / SERVICE_NAME
 
     def load(self) -> TlsConfig:
         """Return the configuration of the listener. Raises what `Authority.issue` and `Authority.certify` raise."""
-        now = self._clock()
+        now, self._authority = self._clock(), self._authority.current()
         if not self.folder.exists():
             self._authority.issue(profile=_PROFILE, name=SERVICE_NAME, out=self.folder, now=now)
         identity = self._identity()
-        if renew_at(identity.leaf) <= now <= identity.leaf.not_valid_after_utc:
+        is_of_level = key_algorithm_name(identity.leaf) == leaf_algorithm(self._authority.policy)
+        if (renew_at(identity.leaf) <= now or not is_of_level) and now <= identity.leaf.not_valid_after_utc:
             self._renew(identity, now)
             identity = self._identity()
         allowed = AllowedPeers(uris=(f"spiffe://{self._authority.federation}/**",))
         return TlsConfig(
-            Role.SERVER, identity, self._authority.policy, allowed, admits_strangers=True, clock=self._clock
-        )
+            Role.SERVER, identity, self._policy or self._authority.policy, allowed, admits_strangers=True,
+            clock=self._clock,
+        )  # fmt: skip
 
     def _identity(self) -> TlsIdentity:
         # The authorities as they are now: after a rotation there are more of them than in the service's own folder.

@@ -20,7 +20,7 @@ from pqfl_transport.errors import CertificateError, ConfigurationError, MessageE
 from pqfl_transport.hub import TIMEOUT_SECONDS, Hub
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
-from pqfl_transport.pki.enrolment import RENEW_PATH, Grant, Holder, open_grant, renewal_request
+from pqfl_transport.pki.enrolment import CA_PATH, RENEW_PATH, Grant, Holder, open_grant, renewal_request
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
 from pqfl_transport.pki.profiles import Usage, find_profile
 from pqfl_transport.pki.rooted import require_vouched_for
@@ -31,6 +31,7 @@ from pqfl_transport.policy import Policy
 from pqfl_transport.tls.config import TlsIdentity
 
 _WAITING_KEY = "waiting.key"
+_WAITING_SIGNING_KEY = "waiting-signing.key"
 
 
 def _system_clock() -> datetime:
@@ -89,7 +90,7 @@ class Renewer:
         """Renew the TLS certificate of an identity folder and, where there is one, the signing certificate.
 
         The signing key stays: it counts because the roster names it, and a new one would count for nothing before the
-        root has signed another roster.
+        root has signed another roster. Only where the federation moves to another level there is a new one.
         """
         files = RenewalFiles(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
         signing = folder / "signing.pem"
@@ -100,10 +101,11 @@ class Renewer:
         identity = TlsIdentity.load(files.certificate, files.key, anchors, self.passphrases)
         party = _party(identity.leaf, files.certificate)
         secret = _Secret.load(files.key, self.passphrases)
-        new_key = secret.key if self.keep_keys else self._waiting_key(files, secret)
-        tls = Holder(identity.leaf, secret.key, new_key)
-        signs = None if signing is None else self._signing(signing)
         hub = self._hub(identity, party)
+        algorithm = self._algorithm(hub, secret.key.algorithm)
+        new_key = secret.key if self.keep_keys else self._waiting_key(files, secret, _WAITING_KEY, algorithm)
+        tls = Holder(identity.leaf, secret.key, new_key)
+        signs = None if signing is None else self._signing(signing, algorithm)
         body, _ = hub.post(RENEW_PATH, lambda binding: renewal_request(party, binding, tls, signs))
         _, grant = open_grant(body)
         if grant is None:
@@ -112,11 +114,14 @@ class Renewer:
         new = {files.certificate.name: _pem(grant.tls), files.key.name: secret.stored(new_key)}
         if files.anchors is not None:
             new[files.anchors.name] = grant.ca_pem
-        if signing is not None and grant.signing is not None:
+        if signing is not None and signs is not None and grant.signing is not None:
             new[signing.certificate.name] = _pem(grant.signing)
+            if signs.new_key is not signs.key:
+                new[signing.key.name] = _Secret.load(signing.key, self.passphrases).stored(signs.new_key)
         replace_together(files.folder, new)
-        with contextlib.suppress(FileNotFoundError):
-            (store_of(files.folder) / _WAITING_KEY).unlink()
+        for name in (_WAITING_KEY, _WAITING_SIGNING_KEY):
+            with contextlib.suppress(FileNotFoundError):
+                (store_of(files.folder) / name).unlink()
         return Renewed(party, grant.tls, grant.signing)
 
     def _hub(self, identity: TlsIdentity, party: SpiffeId) -> Hub:
@@ -128,20 +133,36 @@ class Renewer:
             self.address, shown, service, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
         )
 
-    def _waiting_key(self, files: RenewalFiles, secret: "_Secret") -> SigningKey:
-        path = store_of(files.folder) / _WAITING_KEY
+    def _algorithm(self, hub: Hub, present: str) -> str:
+        """Return what new keys are of: the present kind or, while the policy lists several, what the authority has.
+
+        A federation that moves to another level has two issuing authorities for a while. The one in use stands first
+        in ``ca.pem`` (`certs.rotating`), and what it certifies are keys of its own kind.
+        """
+        if len(self.policy.leaf_keys) == 1:
+            return present
+        anchors = chain.load_certificates(hub.get(CA_PATH))
+        issuing = next((one for one in anchors if not chain.is_self_signed(one)), None)
+        algorithm = present if issuing is None else chain.key_algorithm_name(issuing)
+        self.policy.require_leaf_key(algorithm)
+        return algorithm
+
+    def _waiting_key(self, files: RenewalFiles, secret: "_Secret", name: str, algorithm: str) -> SigningKey:
+        path = store_of(files.folder) / name
         if path.exists():
             waiting = _Secret.load(path, self.passphrases).key
-            if waiting.algorithm == secret.key.algorithm and waiting.verifying_key != secret.key.verifying_key:
+            if waiting.algorithm == algorithm and waiting.verifying_key != secret.key.verifying_key:
                 return waiting
-        key = SigningKey.generate(secret.key.algorithm)
+        key = SigningKey.generate(algorithm)
         keystore.write_secret(path, secret.stored(key), overwrite=True)
         return key
 
-    def _signing(self, files: RenewalFiles) -> Holder:
+    def _signing(self, files: RenewalFiles, algorithm: str) -> Holder:
         certificate = keystore.load_certificate(files.certificate, now=self.clock())
-        key = _Secret.load(files.key, self.passphrases).key
-        return Holder(certificate, key, key)
+        secret = _Secret.load(files.key, self.passphrases)
+        stays = self.keep_keys or secret.key.algorithm == algorithm
+        new_key = secret.key if stays else self._waiting_key(files, secret, _WAITING_SIGNING_KEY, algorithm)
+        return Holder(certificate, secret.key, new_key)
 
     def _require_good(
         self, grant: Grant, party: SpiffeId, tls: Holder, signing: Holder | None, identity: TlsIdentity

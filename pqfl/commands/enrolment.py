@@ -21,6 +21,7 @@ from pqfl_transport.net.address import Address
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.enrolment import State
+from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 from pqfl_transport.pki.tokens import SERVICE_NAME, JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
@@ -84,12 +85,13 @@ def token(folder: Path, site: str, expires: int, by_hand: bool, as_json: bool) -
     show_default=True,
     help="Of one address.",
 )
+@click.option("--policy", metavar="NAME|FILE", help="What peers may show while the federation changes its level.")
 @click.option("--log-format", type=click.Choice(["logfmt", "json"]), default="logfmt", show_default=True)
 @click.option("--quiet", is_flag=True, help="Log only trouble.")
 @passphrase_option
 def serve(  # noqa: PLR0913, PLR0917 -- one argument a flag
     folder: Path, listen: str, by_hand: bool, gateway: str | None, gateway_name: str | None, validity: int | None,
-    requests_per_minute: int, log_format: str, quiet: bool, passphrase_file: Path | None,
+    requests_per_minute: int, policy: str | None, log_format: str, quiet: bool, passphrase_file: Path | None,
 ) -> None:  # fmt: skip
     """Let sites join with tokens, and renew certificates, until TERM.
 
@@ -99,7 +101,7 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument a flag
     config = ServiceConfig(
         authority, Address.parse(listen, "--listen"), by_hand, validity,
         "" if gateway is None else str(Address.parse_target(gateway, "--gateway")),
-        _gateway_id(authority, gateway_name), requests_per_minute,
+        _gateway_id(authority, gateway_name), requests_per_minute, None if policy is None else load_policy(policy),
     )  # fmt: skip
     serve_requests(config, EventLog(log_format, quiet=quiet))
 

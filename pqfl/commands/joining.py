@@ -9,14 +9,16 @@ from cryptography import x509
 
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
+from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.hub import Hub
 from pqfl_transport.joining import DEFAULT_LISTEN, SIDECAR_FILE, Joined, Joiner
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
-from pqfl_transport.pki.chain import key_algorithm_name
+from pqfl_transport.pki.chain import key_algorithm_name, verifying_key
 from pqfl_transport.pki.files import read_secret, write_public
 from pqfl_transport.pki.roster import open_roster
+from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.pki.tokens import JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import Policy, SecurityLevel, for_level, leaf_algorithm
@@ -73,24 +75,31 @@ def join(
 @_HUB
 @click.option("--keep-keys", is_flag=True, help="Certify the present TLS key again instead of a new one.")
 @click.option("--level", type=click.Choice(_LEVELS), help="Needed where it is cnsa2; else the key says it.")
+@click.option("--policy", metavar="NAME|FILE", help="Instead: with several kinds of keys, new ones are as the hub's.")
 @passphrase_option
 @_JSON
 def renew(
-    identity: Path, hub: str, keep_keys: bool, level: str | None, passphrase_file: Path | None, as_json: bool
-) -> None:
+    identity: Path, hub: str, keep_keys: bool, level: str | None, policy: str | None, passphrase_file: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Renew TLS and signing certificate over the present ones; the files are replaced in one step.
 
     The TLS key is a new one. The signing key stays, because the roster names it. A running sidecar takes the new
-    certificate with HUP; one with --renew does all of this by itself.
+    certificate with HUP; one with --renew does all of this by itself. While the federation changes its level, --policy
+    lists both kinds of keys, and the signing key becomes a new one too.
     """
-    renewer = Renewer(
-        Address.parse_target(hub, "--hub"), _policy(identity, level), keep_keys, passphrases_of(passphrase_file)
-    )
+    if policy is not None and level is not None:
+        raise click.UsageError("--level and --policy: one of them")
+    chosen = _policy(identity, level) if policy is None else load_policy(policy)
+    renewer = Renewer(Address.parse_target(hub, "--hub"), chosen, keep_keys, passphrases_of(passphrase_file))
+    signing_key = _signing_key(identity)
     renewed = renewer.renew_folder(identity)
+    new_signing_key = renewed.signing is not None and verifying_key(renewed.signing) != signing_key
     facts = {"party": str(renewed.party), "identity": str(identity), "tls": _certificate(renewed.tls),
              "signing": None if renewed.signing is None else _certificate(renewed.signing),
-             "new_tls_key": not keep_keys}  # fmt: skip
-    say(facts, _renewed(renewed, identity, keep_keys=keep_keys), as_json=as_json)
+             "new_tls_key": not keep_keys, "new_signing_key": new_signing_key}  # fmt: skip
+    text = _renewed(renewed, identity, keep_keys=keep_keys, new_signing_key=new_signing_key)
+    say(facts, text, as_json=as_json)
 
 
 def _token(text: str | None, file: Path | None) -> str:
@@ -134,12 +143,18 @@ Updates count from the next roster on, which the root signs at the hub: pqfl ca 
 Read the words to the hub before: they say that the key in the roster is yours."""
 
 
-def _renewed(renewed: Renewed, folder: Path, *, keep_keys: bool) -> str:
+def _signing_key(folder: Path) -> VerifyingKey | None:
+    path = folder / "signing.pem"
+    return verifying_key(keystore.load_certificate(path)) if path.exists() else None
+
+
+def _renewed(renewed: Renewed, folder: Path, *, keep_keys: bool, new_signing_key: bool) -> str:
     key = "the same" if keep_keys else "a new"
     lines = [f"{folder}: renewed {renewed.party}"]
     lines.append(f"  tls.pem      {_until(renewed.tls.not_valid_after_utc)}, {key} key")
     if renewed.signing is not None:
-        lines.append(f"  signing.pem  {_until(renewed.signing.not_valid_after_utc)}, the same key")
+        which = "a new key, which counts when a roster names it" if new_signing_key else "the same key"
+        lines.append(f"  signing.pem  {_until(renewed.signing.not_valid_after_utc)}, {which}")
     return "\n".join(lines)
 
 

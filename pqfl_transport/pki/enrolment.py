@@ -33,6 +33,7 @@ MAX_MESSAGE_BYTES = 256 * 1024
 BINDING_BYTES = 32
 JOIN_PATH = "/v1/join"
 RENEW_PATH = "/v1/renew"
+CA_PATH = "/v1/ca"
 STATUS_PATH = "/v1/join/{token}"
 
 _JOIN, _ANSWER, _RENEWAL = "join-request/v1", "join-answer/v1", "renewal-request/v1"
