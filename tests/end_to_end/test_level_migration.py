@@ -6,19 +6,20 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from pqfl.demo.processes import Crew
-from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki import keystore
 from tests.support.commands import good, refused
 from tests.support.pki import Federation, make_federation
 from tests.support.sidecars import START_SECONDS, Running, echo, plain_server, start
 
 MOVING = Path(__file__).resolve().parents[2] / "certs" / "moving.toml"
+STANDARD, BOTH, HIGH = 'level = "standard"', f'policy = "{MOVING}"', 'level = "high"'
 PIECE = b"x" * 1000
 
 
@@ -27,8 +28,9 @@ class Party:
     """A sidecar that reads everything from files, and what HUP makes of them."""
 
     folder: Path
+    kind: str
     words: str
-    running: Running | None = None
+    process: Running | None = None
 
     def configure(self, policy: str) -> None:
         """Write its configuration."""
@@ -37,17 +39,49 @@ class Party:
         ))  # fmt: skip
         (self.folder / "sidecar.toml").write_text(f"{self.words}\n{policy}\n{identity}")
 
-    def start(self, crew: Crew, kind: str) -> Running:
+    def start(self, crew: Crew) -> Running:
         """Start it."""
-        self.running = start(crew, self.folder.name, kind, "--config", str(self.folder / "sidecar.toml"))
-        return self.running
+        self.process = start(crew, self.folder.name, self.kind, "--config", str(self.folder / "sidecar.toml"))
+        return self.process
+
+    @property
+    def running(self) -> Running:
+        """The process, once it was started."""
+        assert self.process is not None
+        return self.process
 
     def reload(self) -> None:
         """Send HUP, and wait until it is done."""
-        assert self.running is not None
         psutil.Process(self.running.process.pid).send_signal(signal.SIGHUP)
         done = self.running.wait_for("reload")
         assert done["result"] == "ok", done
+
+    def connections(self) -> list[dict[str, str]]:
+        """Every connection that it has logged, in the order of their ends."""
+        lines = self.running.process.log.read_text().splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line for line in found if line["event"] == "connection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A federation whose gateway and sidecars run."""
+
+    federation: Federation
+    parties: list[Party]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Every identity there is, the aggregator's as well."""
+        return [self.federation.aggregator, *(party.folder for party in self.parties)]
+
+    def everywhere(self, policy: str) -> None:
+        """Give ca.pem to everybody, write this line into every configuration, and reload."""
+        for folder in self.folders:
+            shutil.copyfile(self.federation.ca_pem, folder / "ca.pem")
+        for party in self.parties:
+            party.configure(policy)
+            party.reload()
 
 
 @dataclass(slots=True)
@@ -100,6 +134,44 @@ def traffic(lasting: Running, many: Running) -> Iterator[Traffic]:
             one.join(START_SECONDS)
 
 
+def start_all(crew: Crew, federation: Federation, target: str) -> Scene:
+    gateway = Party(federation.gateway, "server", f'target = "{target}"\nallow-all = true')
+    gateway.configure(STANDARD)
+    address = gateway.start(crew).target
+    words = f'target = "{address}"\nverify-uri = ["{federation.gateway_uri}"]'
+    sites = [Party(federation.site(name), "client", words) for name in federation.sites]
+    for site in sites:
+        site.configure(STANDARD)
+        site.start(crew)
+    return Scene(federation, [gateway, *sites])
+
+
+def move(crew: Crew, scene: Scene) -> None:
+    """Type what certs/README.md says, up to the roster of the new level."""
+    ca = scene.federation.ca
+    scene.everywhere(BOTH)
+    hub = crew.start(
+        "hub", "-m", "pqfl", "ca", "serve", "--dir", str(ca), "--listen", "127.0.0.1:0", "--log-format", "json",
+        "--policy", str(MOVING),
+    )  # fmt: skip
+    address = hub.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)["address"]
+    good("ca", "rotate", "issuing", "--dir", ca, "--level", "high", "--announce")
+    scene.everywhere(BOTH)
+    good("ca", "rotate", "issuing", "--dir", ca)
+    psutil.Process(hub.pid).send_signal(signal.SIGHUP)
+    reload = hub.wait_for(lambda line: line.get("event") == "reload", START_SECONDS)
+    assert reload["result"] == "ok", reload
+    said = refused("ca", "roster", "sign", "--dir", ca, "--level", "high", "--yes", status=1)
+    assert "does not fit the level high" in said
+    for folder in scene.folders:
+        good("renew", "--identity", folder, "--hub", address, "--policy", MOVING)
+    for party in scene.parties:
+        party.reload()
+    good("ca", "roster", "sign", "--dir", ca, "--yes")
+    assert set(algorithms(scene.federation).values()) == {"ML-DSA-65"}
+    good("ca", "roster", "sign", "--dir", ca, "--level", "high", "--yes")
+
+
 def algorithms(federation: Federation) -> dict[str, str]:
     """The parties of `pqfl ca list`, and what their certificates have."""
     rows = json.loads(good("ca", "list", "--dir", federation.ca, "--json"))["parties"]
@@ -107,75 +179,54 @@ def algorithms(federation: Federation) -> dict[str, str]:
 
 
 def test_a_federation_moves_to_a_higher_level(tmp_path: Path) -> None:
-    """Not one connection is lost until everybody is there; then ML-DSA-44 is refused."""
+    """Not one connection is lost until everybody is there; then ML-DSA-44 is refused, and what began with it ends."""
     federation = make_federation(tmp_path / "fed", level="standard", sites=("bank-a", "bank-b"))
-    ca = federation.ca
+    left_behind = shutil.copytree(federation.site("bank-b"), tmp_path / "left-behind")
     with Crew(tmp_path) as crew, plain_server(echo) as target:
-        gateway = Party(federation.gateway, f'target = "{target}"\nallow-all = true')
-        gateway.configure('level = "standard"')
-        address = gateway.start(crew, "server").target
-        sites = [
-            Party(federation.site(name), f'target = "{address}"\nverify-uri = ["{federation.gateway_uri}"]')
-            for name in federation.sites
-        ]
-        for site in sites:
-            site.configure('level = "standard"')
-            site.start(crew, "client")
-        parties = [gateway, *sites]
-        left_behind = shutil.copytree(federation.site("bank-b"), tmp_path / "left-behind")
-
-        def everywhere(policy: str) -> None:
-            for party in parties:
-                shutil.copyfile(federation.ca_pem, party.folder / "ca.pem")
-                party.configure(policy)
-                party.reload()
-
-        assert sites[0].running is not None
-        assert sites[1].running is not None
-        with traffic(sites[0].running, sites[1].running) as seen:
-            everywhere(f'policy = "{MOVING}"')
-            hub = crew.start(
-                "hub", "-m", "pqfl", "ca", "serve", "--dir", str(ca), "--listen", "127.0.0.1:0", "--log-format", "json",
-                "--policy", str(MOVING),
-            )  # fmt: skip
-            hub_address = hub.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)["address"]
-            good("ca", "rotate", "issuing", "--dir", ca, "--level", "high", "--announce")
-            everywhere(f'policy = "{MOVING}"')
-            good("ca", "rotate", "issuing", "--dir", ca)
-            psutil.Process(hub.pid).send_signal(signal.SIGHUP)
-            reload = hub.wait_for(lambda line: line.get("event") == "reload", START_SECONDS)
-            assert reload["result"] == "ok", reload
-            refused("ca", "roster", "sign", "--dir", ca, "--level", "high", "--yes", status=1)
-            for folder in (federation.gateway, federation.aggregator, *map(federation.site, federation.sites)):
-                good("renew", "--identity", folder, "--hub", hub_address, "--policy", MOVING)
-            for party in parties:
-                party.reload()
-            good("ca", "roster", "sign", "--dir", ca, "--yes")
-            assert "ML-DSA-44" not in algorithms(federation).values()
-            good("ca", "roster", "sign", "--dir", ca, "--level", "high", "--yes")
-            short = seen.short
-            while seen.short < short + 3 and not seen.lost:
+        scene = start_all(crew, federation, target)
+        gateway, first, second = scene.parties
+        with traffic(first.running, second.running) as seen:
+            move(crew, scene)
+            wanted = seen.short + 3
+            while seen.short < wanted and not seen.lost:
                 seen.over.wait(0.05)
-        assert seen.lost == []
-        assert seen.exchanged
-        everywhere('level = "high"')
-        with sites[0].running.connect() as connection:
-            exchange(connection)
-        assert gateway.running is not None
-        assert gateway.running.wait_for("connection", peer_sigalg="ML-DSA-65")["own_sigalg"] == "ML-DSA-65"
-        shutil.copyfile(federation.ca_pem, left_behind / "ca.pem")
-        late = Party(left_behind, sites[1].words)
-        late.configure(f'policy = "{MOVING}"')
-        with late.start(crew, "client").connect() as connection:
-            connection.sendall(PIECE)
-            assert connection.recv(1) == b""
-        assert "ML-DSA-44" in gateway.running.wait_for("refusal", reason="bad_sigalg")["detail"]
-        good("ca", "retire", "--dir", ca, "--force")
-        everywhere('level = "high"')
-        with sites[1].running.connect() as connection:
-            exchange(connection)
+            assert seen.lost == []
+            with first.running.connect() as renewed:
+                exchange(renewed)
+                scene.everywhere(HIGH)
+                # What was begun with ML-DSA-44 ends here, and not before; what was begun since goes on.
+                (closed,) = [line for line in gateway.connections() if line["reason"] == "withdrawn"]
+                assert closed["peer_sigalg"] == "ML-DSA-44"
+                require_refused(crew, scene, left_behind)
+                said = refused("ca", "retire", "--dir", federation.ca)
+                assert "has a certificate of a replaced authority that is good" in said
+                good("ca", "retire", "--dir", federation.ca, "--force")
+                scene.everywhere(HIGH)
+                exchange(renewed)
+            wanted = seen.short + 3
+            while seen.short < wanted and len(seen.lost) == 1:
+                seen.over.wait(0.05)
+        (lost,) = seen.lost
+        assert lost.startswith("the lasting connection")
+        last = gateway.connections()[-1]
+        assert (last["own_sigalg"], last["peer_sigalg"]) == ("ML-DSA-65", "ML-DSA-65")
     roster = keystore.load_roster(federation.roster, keystore.root_keys(keystore.load_anchors(federation.ca_pem)))
     assert roster.level.value == "high"
-    for name in federation.sites:
-        own = keystore.load_signing_identity(federation.site(name))
-        assert chain.verifying_key(own.certificate) == roster.parties[federation.site_uri(name)].signing_key
+    for folder, uri in (
+        (first.folder, federation.site_uri("bank-a")),
+        (federation.aggregator, federation.aggregator_uri),
+    ):
+        assert keystore.load_signing_key(folder / "signing.key").verifying_key == roster.parties[uri].signing_key
+
+
+def require_refused(crew: Crew, scene: Scene, left_behind: Path) -> None:
+    """Whoever still has ML-DSA-44, with the new authorities and both kinds of keys in its own policy."""
+    gateway, _, second = scene.parties
+    shutil.copyfile(scene.federation.ca_pem, left_behind / "ca.pem")
+    late = Party(left_behind, "client", second.words)
+    late.configure(BOTH)
+    # A reset is a refusal too.
+    with late.start(crew).connect() as connection, suppress(ConnectionResetError):
+        connection.sendall(PIECE)
+        assert connection.recv(1) == b""
+    assert "ML-DSA-44" in gateway.running.wait_for("refusal", reason="bad_sigalg")["detail"]
