@@ -83,3 +83,11 @@ def test_a_folder_may_have_profiles_of_its_own(folder: AuthorityFolder) -> None:
     with pytest.raises(ConfigurationError, match=str(path)) as caught:
         authority.issue(profile="site", name="two", out=folder.folder.parent / "two", now=NOW)
     assert caught.value.reason == "bad_profiles"
+
+
+def test_what_another_process_made_of_it_is_read_again(tmp_path: Path) -> None:
+    """Level and folder are those of now, whatever they were when it was opened."""
+    made = Authority.create(tmp_path / "ca", level="standard")
+    Authority.open(made.folder).rotate_issuing(level=SecurityLevel.HIGH)
+    assert (made.level, made.current().level) == (SecurityLevel.STANDARD, SecurityLevel.HIGH)
+    assert isinstance(made.current(), Authority)

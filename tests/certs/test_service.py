@@ -8,10 +8,13 @@ from pqfl.demo.processes import Crew
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.errors import ConfigurationError, TransportError
 from pqfl_transport.pki import chain
+from pqfl_transport.pki.ruling import load_policy
+from pqfl_transport.policy import SecurityLevel, for_level
 from pqfl_transport.tls.engine import TlsContext
 from tests.support.pki import Federation, make_federation
 
 START_SECONDS = 20.0
+MOVING = Path(__file__).resolve().parents[2] / "certs" / "moving.toml"
 
 
 @pytest.fixture
@@ -60,3 +63,16 @@ def test_a_service_serves_until_term_and_keeps_an_audit_log(federation: Federati
             second.wait(START_SECONDS)
         process.end()
     assert verify_audit_log(federation.ca / AUDIT_FILE, None).lines == 2
+
+
+def test_the_service_follows_the_authority_to_another_level(federation: Federation) -> None:
+    """Its next look gives it a certificate of the new kind, under the policy that it was started with or the level's."""
+    both = load_policy(str(MOVING))
+    moving, plain = OwnIdentity(federation.authority, policy=both), OwnIdentity(federation.authority)
+    assert moving.load().own.sigalg == "ML-DSA-44"
+    federation.authority.rotate_issuing(level=SecurityLevel.HIGH)
+    found = moving.load()
+    assert (found.own.sigalg, found.policy) == ("ML-DSA-65", both)
+    assert plain.load().policy == for_level("high")
+    assert plain.load().identity == found.identity
+    TlsContext(found)

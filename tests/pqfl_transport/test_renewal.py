@@ -5,13 +5,24 @@ import pytest
 
 from pqfl_transport import renewal
 from pqfl_transport.crypto import pkcs8
-from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError, TransportError
+from pqfl_transport.errors import (
+    CertificateError,
+    ConfigurationError,
+    MessageError,
+    PeerError,
+    PolicyError,
+    TransportError,
+)
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import load_certificate, load_signing_key, write_secret
 from pqfl_transport.pki.passphrases import fixed
-from pqfl_transport.renewal import RenewalFiles
+from pqfl_transport.pki.ruling import load_policy
+from pqfl_transport.policy import SecurityLevel
+from pqfl_transport.renewal import RenewalFiles, Renewer
 from tests.support.enrolment import serving
 from tests.support.pki import Federation, expired, make_federation
+
+MOVING = Path(__file__).resolve().parents[2] / "certs" / "moving.toml"
 
 
 @pytest.fixture
@@ -172,3 +183,41 @@ def test_a_pair_in_two_folders_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "two_folders"
     apart = RenewalFiles.within(tmp_path / "a" / "tls.pem", tmp_path / "a" / "tls.key", tmp_path / "ca.pem")
     assert apart.anchors is None
+
+
+def test_under_a_policy_of_two_levels_keys_follow_the_issuing_authority(tmp_path: Path) -> None:
+    """Nothing changes while the next one is announced; then both keys are of its kind, over an interruption too."""
+    federation = make_federation(tmp_path / "fed", level="standard", sites=("north",))
+    north, both = federation.site("north"), load_policy(str(MOVING))
+    with serving(federation, policy=both) as service:
+        renewer = Renewer(service.address, both)
+        federation.authority.rotate_issuing(level=SecurityLevel.HIGH, announce=True)
+        signing = load_signing_key(north / "signing.key").verifying_key
+        assert chain.key_algorithm_name(renewer.renew_folder(north).tls) == "ML-DSA-44"
+        assert load_signing_key(north / "signing.key").verifying_key == signing
+        federation.authority.rotate_issuing()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(renewal, "replace_together", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                renewer.renew_folder(north)
+        assert load_signing_key(north / "signing.key").verifying_key == signing
+        renewed = renewer.renew_folder(north)
+    assert chain.key_algorithm_name(renewed.tls) == "ML-DSA-65"
+    assert pair_fits(north)
+    assert keystore.load_signing_identity(north).certificate == renewed.signing
+    assert load_signing_key(north / "signing.key").algorithm == "ML-DSA-65"
+    # Two of its making, two under the announced one, two of the new kind: the interrupted attempt got no others.
+    assert len(federation.authority.ledger.entries(party=federation.site_uri("north"))) == 6
+
+
+def test_without_that_policy_the_service_knows_nobody_of_the_former_level(tmp_path: Path) -> None:
+    """Whoever renews with the old kind of key after the change is told, and keeps what it has."""
+    federation = make_federation(tmp_path / "fed", level="standard", sites=("north",))
+    north = federation.site("north")
+    before = key_of(north)
+    with serving(federation, policy=load_policy(str(MOVING))) as service:
+        federation.authority.rotate_issuing(level=SecurityLevel.HIGH)
+        with pytest.raises(PolicyError) as caught:
+            service.renewer().renew_folder(north)
+        assert caught.value.reason == "bad_sigalg"
+    assert key_of(north) == before

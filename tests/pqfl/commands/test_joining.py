@@ -3,9 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from pqfl_transport.pki.ruling import load_policy
+from pqfl_transport.policy import SecurityLevel
 from tests.support.commands import good, pqfl, refused
 from tests.support.enrolment import serving
 from tests.support.pki import Federation, make_federation
+
+MOVING = Path(__file__).resolve().parents[3] / "certs" / "moving.toml"
 
 
 @pytest.fixture
@@ -42,3 +46,14 @@ def test_refusals_are_one_line(federation: Federation, tmp_path: Path) -> None:
         assert "used already" in refused("join", "--token", token, "--hub", hub, "--out", tmp_path / "b", status=1)
     assert str(hub) in refused("renew", "--identity", tmp_path / "a", "--hub", hub, status=1)
     assert pqfl("join", "--hub", hub, "--out", tmp_path / "b").returncode == 2
+
+
+def test_a_renewal_has_a_level_or_a_policy(federation: Federation) -> None:
+    """Both at once is a mistake, and so is a policy that is not there; one that lists two kinds of keys is taken."""
+    renew = ("renew", "--identity", federation.site("north"), "--hub", "127.0.0.1:1")
+    assert pqfl(*renew, "--level", "high", "--policy", MOVING).returncode == 2
+    assert "nowhere.toml" in refused(*renew, "--policy", "nowhere.toml")
+    with serving(federation, policy=load_policy(str(MOVING))) as service:
+        renew = (*renew[:-1], service.address, "--policy", MOVING)
+        federation.authority.rotate_issuing(level=SecurityLevel.MAXIMUM)
+        assert "ML-DSA-87" in refused(*renew, status=1)

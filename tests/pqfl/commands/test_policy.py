@@ -51,6 +51,15 @@ def test_show_prints_a_policy_by_name() -> None:
         assert policy.groups[0] in run("show", name)
 
 
+def test_the_policy_of_a_moving_federation_is_good() -> None:
+    """The file that certs/README.md hands out lists both levels, and nothing of a third."""
+    facts = json.loads(run("show", str(Path(__file__).resolve().parents[3] / "certs" / "moving.toml"), "--json"))
+    for field in SETS - {"level", "policy"}:
+        assert set(facts[field]) <= {*getattr(for_level("standard"), field), *getattr(for_level("high"), field)}
+    assert set(facts["leaf_keys"]) == {"ML-DSA-44", "ML-DSA-65"}
+    assert facts["level"] == "standard"
+
+
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("federation"), sites=())
