@@ -4,12 +4,10 @@ They run with `openssl_conf/native.cnf`, and with classical settings for what ha
 """
 
 import os
-import re
 import signal
 import socket
-import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from pqfl.demo.processes import Crew, Event, Process
 from tests.support.openssl import find_openssl
 from tests.support.pki import Federation, make_federation
+from tests.support.tools import Tool, running
 
 NATIVE = Path(__file__).resolve().parents[2] / "openssl_conf" / "native.cnf"
 _DEADLINE_SECONDS = 30
@@ -42,51 +41,10 @@ def crew(tmp_path: Path) -> Iterator[Crew]:
         yield processes
 
 
-class Tool:
-    """A running `openssl` command. One that hangs is killed, so that reading from it always ends."""
-
-    def __init__(self, command: Sequence[str], configuration: Path | str) -> None:
-        self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
-            env=os.environ | {"OPENSSL_CONF": str(configuration)},
-        )  # fmt: skip
-        self.said = ""
-        self._watchdog = threading.Timer(_DEADLINE_SECONDS, self.child.kill)
-        self._watchdog.start()
-
-    def send(self, line: str) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.write(line + "\n")
-        self.child.stdin.flush()
-
-    def read_until(self, pattern: str) -> re.Match[str]:
-        """Read lines until one matches."""
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
-            self.said += line
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"{pattern!r} does not come; it said:\n{self.said}")
-
-    def finish(self) -> int:
-        """Give it no more input and return its exit status; all it said is in `said`."""
-        rest, _ = self.child.communicate(timeout=_DEADLINE_SECONDS)
-        self.said += rest
-        return self.child.returncode
-
-    def close(self) -> None:
-        self._watchdog.cancel()
-        self.child.kill()
-        self.child.communicate()
-
-
 @contextmanager
 def tool(*command: object, configuration: Path | str = NATIVE) -> Iterator[Tool]:
-    running = Tool([str(part) for part in command], configuration)
-    try:
-        yield running
-    finally:
-        running.close()
+    with running(*command, environment={"OPENSSL_CONF": str(configuration)}) as started:
+        yield started
 
 
 def who(folder: Path, federation: Federation) -> tuple[object, ...]:

@@ -110,7 +110,7 @@ def test_our_verifier_takes_every_certificate(ring: Path) -> None:
 
 
 def test_they_are_what_pqfl_ca_would_have_made(ring: Path, tmp_path: Path) -> None:
-    """Names, algorithms, extensions and whether critical, key identifiers, validity: all as our own authority has it."""
+    """Names, algorithms, extensions and whether critical, key identifiers, validity: as from our own authority."""
     ours = make_federation(tmp_path, federation="ring", level=level(ring), sites=("bank-a",))
     pairs = [(ring / "ca" / f"{name}.pem", ours.ca / f"{name}.pem") for name in ("root", "issuing")]
     pairs += [(ring / "gateway" / "tls.pem", ours.gateway / "tls.pem")]
