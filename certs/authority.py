@@ -21,6 +21,16 @@ from typing import Self
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certs.certifying import (
+    CertificationRequest,
+    Certified,
+    Renewal,
+    certify,
+    default_seconds,
+    require_certifiable,
+    require_first,
+    require_renewal,
+)
 from certs.identity import Identity, make_identity, to_key_file
 from certs.ledger import Entry, read_ledger, write_ledger
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
@@ -32,7 +42,7 @@ from pqfl_transport.pki.advisory import open_advisory, sign_advisory
 from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
-from pqfl_transport.pki.profiles import Profile, Usage, find_profile
+from pqfl_transport.pki.profiles import DAY_SECONDS, Profile, Usage, find_profile
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party, Roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 from pqfl_transport.pki.statements import open_statement
@@ -167,8 +177,8 @@ class Authority:
         with self._locked():
             ledger = self._ledger_without(party_id)
             issuer = self._issuer("issuing", now)
-            days = _default_days(issuer, row, now) if days is None else days
-            identity = make_identity(issuer, row, party_id, self.policy, now=now, days=days, hosts=hosts)
+            seconds = default_seconds(issuer, row, now) if days is None else days * DAY_SECONDS
+            identity = make_identity(issuer, row, party_id, self.policy, now=now, seconds=seconds, hosts=hosts)
             entries = _entries(identity, row, now)
             cap = weight_cap if row.role is Role.SITE else 0
             with restored_on_failure(self.ledger_path, self.roster_path), staged_folder(out) as stage:
@@ -177,6 +187,39 @@ class Authority:
                 write_ledger(self.ledger_path, (*ledger, *entries))
                 number = self._admit(identity.party(weight_cap=cap), now)
         return Issued(party_id, out, entries, number)
+
+    def certify(
+        self,
+        request: CertificationRequest,
+        *,
+        now: datetime | None = None,
+        seconds: int | None = None,
+        renews: Renewal | None = None,
+    ) -> Certified:
+        """Certify keys that a party made itself, for ``seconds``, the profile's default or the rest of the issuer's.
+
+        The ledger has the certificates when this returns. A new party is a candidate: no roster names it yet. Without
+        ``renews`` the name has to be new. Raises what `require_certifiable`, `require_first`, `require_renewal` and
+        `certifying.certify` raise, and ``ConfigurationError`` (``missing``) without the issuing key.
+        """
+        now = now or datetime.now(UTC)
+        row = find_profile(request.profile)
+        require_certifiable(request, row, self.policy)
+        with self._locked():
+            ledger = read_ledger(self.ledger_path)
+            if renews is None:
+                require_first(request, row, ledger)
+            else:
+                request = require_renewal(request, row, renews, ledger, now)
+            issuer = self._issuer("issuing", now)
+            seconds = default_seconds(issuer, row, now) if seconds is None else seconds
+            made = certify(issuer, request, row, keystore.read_public(self.ca_path), now=now, seconds=seconds)
+            entries = [Entry.of(made.tls_certificate, holder=str(request.id), usage=row.tls_usage, now=now)]
+            if made.signing_certificate is not None:
+                signing = Entry.of(made.signing_certificate, holder=str(request.id), usage=Usage.SIGNING, now=now)
+                entries.append(signing)
+            write_ledger(self.ledger_path, (*ledger, *entries))
+        return made
 
     def rekey(self, data: bytes, *, now: datetime | None = None) -> tuple[Rekeyed, int]:
         """Take a party's statement of a new receiving key; return the record of it and the new roster's number.
@@ -323,7 +366,3 @@ def _entries(identity: Identity, profile: Profile, now: datetime) -> tuple[Entry
     if identity.content is None:
         return (tls,)
     return (tls, Entry.of(identity.content.signing_certificate, holder=holder, usage=Usage.SIGNING, now=now))
-
-
-def _default_days(issuer: Issuer, profile: Profile, now: datetime) -> int:
-    return min(profile.leaf_days, (issuer.certificate.not_valid_after_utc - now).days)

@@ -79,16 +79,16 @@ def make_identity(
     policy: Policy,
     *,
     now: datetime,
-    days: int,
+    seconds: int,
     hosts: Sequence[Host] = (),
 ) -> Identity:
     """Make the keys that ``profile`` asks for, by the first choices of ``policy``, and have them certified."""
     algorithm = leaf_algorithm(policy)
     tls_key = SigningKey.generate(algorithm)
-    tls = issue_tls(issuer, profile, spiffe_id, tls_key.verifying_key, now=now, days=days, hosts=hosts)
+    tls = issue_tls(issuer, profile, spiffe_id, tls_key.verifying_key, now=now, seconds=seconds, hosts=hosts)
     if not profile.has_content_keys:
         return Identity(spiffe_id, tls, tls_key, None)
     signing_key = SigningKey.generate(algorithm)
-    signing = issue_signing(issuer, spiffe_id, signing_key.verifying_key, now=now, days=days)
+    signing = issue_signing(issuer, spiffe_id, signing_key.verifying_key, now=now, seconds=seconds)
     receiving_key = ReceivingKey.generate(policy.content_suite.kem)
     return Identity(spiffe_id, tls, tls_key, ContentKeys(signing, signing_key, receiving_key))

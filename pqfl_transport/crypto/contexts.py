@@ -20,10 +20,12 @@ class Context(bytes, Enum):
     ADVISORY = DOMAIN + b"advisory"
     CONTRIBUTION = DOMAIN + b"contribution"
     RECEIVING_KEY = DOMAIN + b"receiving-key"
+    RENEWAL = DOMAIN + b"renewal"
+    RENEWAL_SIGNING = DOMAIN + b"renewal-signing"
 
 
 class Label(bytes, Enum):
-    """The label of each derivation and binding hash of envelopes and key files (`content/ENVELOPE.md`)."""
+    """The label of each derivation and binding hash: of envelopes and key files (`content/ENVELOPE.md`), of joining."""
 
     MIX = DOMAIN + b"mix"
     WRAP = DOMAIN + b"wrap"
@@ -33,6 +35,9 @@ class Label(bytes, Enum):
     SHARE_WRAP = DOMAIN + b"share-wrap"
     KEY_FILE = DOMAIN + b"key-file"
     PSK = DOMAIN + b"psk"
+    JOIN_TOKEN = DOMAIN + b"join-token"
+    JOIN_REQUEST = DOMAIN + b"join-request"
+    JOIN_ANSWER = DOMAIN + b"join-answer"
 
 
 def length_prefixed(*items: bytes) -> bytes:

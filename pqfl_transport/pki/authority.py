@@ -22,7 +22,15 @@ from cryptography.x509.oid import NameOID
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.chain import permitted_federations
-from pqfl_transport.pki.profiles import BACKDATE_SECONDS, ISSUING_DAYS, ROOT_DAYS, Profile, Usage
+from pqfl_transport.pki.profiles import (
+    BACKDATE_SECONDS,
+    DAY_SECONDS,
+    ISSUING_DAYS,
+    MIN_LEAF_SECONDS,
+    ROOT_DAYS,
+    Profile,
+    Usage,
+)
 from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
 
@@ -67,7 +75,7 @@ def create_issuing(root: Issuer, level: SecurityLevel, *, now: datetime, days: i
     """Make the authority that signs leaves of ``level``; its key is of the same algorithm as theirs."""
     key = SigningKey.generate(leaf_algorithm(for_level(level)))
     subject = _distinguished_name(root.federation, "authority", "issuing")
-    builder = _leaf_or_issuing(root, subject, key.verifying_key, now, days)
+    builder = _leaf_or_issuing(root, subject, key.verifying_key, now, days * DAY_SECONDS)
     builder = _as_authority(builder, root.federation, path_length=0)
     return Issuer(builder.sign(root.key.pyca_key, None), key)
 
@@ -79,10 +87,10 @@ def issue_tls(
     public_key: VerifyingKey,
     *,
     now: datetime,
-    days: int,
+    seconds: int,
     hosts: Sequence[Host] = (),
 ) -> x509.Certificate:
-    """Sign the certificate a party shows in TLS handshakes, for the one direction of its profile.
+    """Sign the certificate a party shows in TLS handshakes, for the one direction of its profile, for so many seconds.
 
     ``hosts`` are further subject alternative names, for peers that check host names. Raises
     ``ConfigurationError`` where the ID is of another federation or role, or the certificate would outlive the issuer.
@@ -90,14 +98,14 @@ def issue_tls(
     if spiffe_id.role is not profile.role:
         raise ConfigurationError(f"{spiffe_id} is no {profile.role.value}", reason="bad_name")
     names = [_general_name(host) for host in hosts]
-    return _issue_leaf(issuer, spiffe_id, public_key, profile.tls_usage, names, now, days)
+    return _issue_leaf(issuer, spiffe_id, public_key, profile.tls_usage, names, now, seconds)
 
 
 def issue_signing(
-    issuer: Issuer, spiffe_id: SpiffeId, public_key: VerifyingKey, *, now: datetime, days: int
+    issuer: Issuer, spiffe_id: SpiffeId, public_key: VerifyingKey, *, now: datetime, seconds: int
 ) -> x509.Certificate:
     """Sign the certificate of the key that a party signs content with (RFC 9336). Raises as ``issue_tls`` does."""
-    return _issue_leaf(issuer, spiffe_id, public_key, Usage.SIGNING, (), now, days)
+    return _issue_leaf(issuer, spiffe_id, public_key, Usage.SIGNING, (), now, seconds)
 
 
 def require_host(host: Host) -> None:
@@ -117,7 +125,7 @@ def _issue_leaf(
     usage: Usage,
     other_names: Sequence[x509.GeneralName],
     now: datetime,
-    days: int,
+    seconds: int,
 ) -> x509.Certificate:
     if spiffe_id.federation != issuer.federation:
         raise ConfigurationError(
@@ -125,7 +133,7 @@ def _issue_leaf(
         )
     subject = _distinguished_name(spiffe_id.federation, spiffe_id.role.value, spiffe_id.name)
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id)), *other_names])
-    builder = _leaf_or_issuing(issuer, subject, public_key, now, days)
+    builder = _leaf_or_issuing(issuer, subject, public_key, now, seconds)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(is_authority=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage.oid]), critical=False)
@@ -134,32 +142,40 @@ def _issue_leaf(
 
 
 def _leaf_or_issuing(
-    issuer: Issuer, subject: x509.Name, public_key: VerifyingKey, now: datetime, days: int
+    issuer: Issuer, subject: x509.Name, public_key: VerifyingKey, now: datetime, seconds: int
 ) -> x509.CertificateBuilder:
     """Return a builder with what every certificate under an issuer has: names, dates and both key identifiers."""
     latest = issuer.certificate.not_valid_after_utc
-    if not 1 <= days <= (latest - now).days:
+    if not MIN_LEAF_SECONDS <= seconds <= (latest - now).total_seconds():
         raise ConfigurationError(
-            f"{days} days of validity: at least 1, and not beyond the issuer's own end, {latest:%Y-%m-%d}",
+            f"{_spoken(seconds)} of validity: at least {MIN_LEAF_SECONDS} seconds, and not beyond the issuer's own end,"
+            f" {latest:%Y-%m-%d}",
             reason="bad_validity",
         )
-    not_after = now + timedelta(days=days)
+    not_after = now + timedelta(seconds=seconds)
     builder = _builder(subject, issuer.certificate.subject, public_key, now, not_after)
     builder = builder.add_extension(_key_identifier(public_key), critical=False)
     authority = x509.AuthorityKeyIdentifier(_key_identifier(issuer.key.verifying_key).digest, None, None)
     return builder.add_extension(authority, critical=False)
 
 
+def _spoken(seconds: int) -> str:
+    days, rest = divmod(seconds, DAY_SECONDS)
+    return f"{seconds} seconds" if rest else f"{days} days"
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, public_key: VerifyingKey, now: datetime, not_after: datetime
 ) -> x509.CertificateBuilder:
+    # Two thirds of a short life have to lie after its making, or a renewal would be due at once.
+    early = min(timedelta(seconds=BACKDATE_SECONDS), (not_after - now) / 2)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key.pyca_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(seconds=BACKDATE_SECONDS))
+        .not_valid_before(now - early)
         .not_valid_after(not_after)
     )
 

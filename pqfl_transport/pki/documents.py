@@ -33,6 +33,8 @@ class DocumentKind(Enum):
     ROUND = ("round", Context.ROUND)
     RECEIVING_KEY = ("receiving-key", Context.RECEIVING_KEY)
     ADVISORY = ("advisory", Context.ADVISORY)
+    RENEWAL = ("renewal", Context.RENEWAL)
+    RENEWAL_SIGNING = ("renewal-signing", Context.RENEWAL_SIGNING)
 
     @property
     def tag(self) -> str:

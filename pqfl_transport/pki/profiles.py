@@ -15,12 +15,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.spiffe import Role
 
+DAY_SECONDS = 24 * 3600
 LEAF_DAYS = 90
 ISSUING_DAYS = 5 * 365
 ROOT_DAYS = 10 * 365
 
 BACKDATE_SECONDS = 5 * 60
-"""Certificates begin this much before they are made, so that a site whose clock is a little slow accepts them."""
+"""Certificates begin this much before they are made, so that a site whose clock is a little slow accepts them.
+
+One that is valid for less than twice as long begins half its validity before.
+"""
+
+MIN_LEAF_SECONDS = 60
+"""The shortest validity that anybody is given."""
 
 
 class Usage(StrEnum):

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, MessageError
 from pqfl_transport.pki.documents import DocumentKind, decode_base64, open_document, require_fields, sign_document
 from pqfl_transport.pki.roster import Party, Roster
@@ -72,6 +72,17 @@ def open_statement(data: bytes, roster: Roster, *, now: float) -> tuple[Party, S
     if statement.made > now + MAX_SKEW_SECONDS:
         raise MessageError(f"{_WHERE}: is of a time to come; a clock is wrong", reason="from_the_future")
     return party, statement
+
+
+def open_first_statement(data: bytes, party_id: SpiffeId, key: VerifyingKey) -> Statement:
+    """Verify the statement of a party that no roster names yet, by the signing key that it wants certified.
+
+    Raises ``MessageError``: what `open_document` raises, ``malformed``, ``wrong_sender`` for another party's.
+    """
+    statement = _decode(open_document(data, DocumentKind.RECEIVING_KEY, [key], max_bytes=MAX_STATEMENT_BYTES))
+    if statement.id != party_id:
+        raise MessageError(f"{_WHERE}: is of {statement.id} and not of {party_id}", reason="wrong_sender")
+    return statement
 
 
 def _decode(payload: dict[str, Any]) -> Statement:

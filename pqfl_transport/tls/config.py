@@ -22,7 +22,7 @@ from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.allowed import AllowedPeers
-from pqfl_transport.tls.peers import CertifiedPeer, check_certificate, read_certificate
+from pqfl_transport.tls.peers import NO_CERTIFICATE, CertifiedPeer, check_certificate, read_certificate
 
 __all__ = ["AllowedPeers", "ClassicalSide", "Role", "TlsConfig", "TlsIdentity"]
 
@@ -95,6 +95,16 @@ class TlsIdentity:
         identity = cls(certificate_pem, key_pem, read_public(anchors), str(store), str(store), str(anchors))
         _ = identity.leaf, identity.anchors
         return identity
+
+    @classmethod
+    def of_nobody(cls, anchors_pem: bytes, anchors_name: str = "the trusted authorities") -> Self:
+        """Return what a client has that has no certificate yet: whom it trusts. No other end takes it."""
+        return cls(b"", b"", anchors_pem, anchors_name=anchors_name)
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether there is no certificate to show."""
+        return not self.certificate_pem
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -170,6 +180,9 @@ class TlsConfig:
     """Whom the authorities revoked, asked about peers only: a list that names this end too still has to count."""
     resume_seconds: int = 0
     """How long a session may be resumed, with a key exchange of its own; 0 for never."""
+    admits_strangers: bool = False
+    """Server: clients without a certificate get in as well, and are sent the certificates above this end's own, which
+    they do not have yet. For the enrolment service and nobody else."""
     clock: Callable[[], datetime] = field(default=_system_clock, compare=False)
     """What certificates are checked against: gives an aware time."""
     own: CertifiedPeer = field(init=False, compare=False)
@@ -189,14 +202,7 @@ class TlsConfig:
             raise ConfigurationError(
                 f"sessions are resumed within 0 to {MAX_RESUME_SECONDS} seconds", reason="bad_resume"
             )
-        identity = self.identity
-        try:
-            own = check_certificate(
-                identity.leaf, identity.anchors, policy=self.policy, usage=self.role.own_usage, now=self.clock()
-            )
-        except CertificateError as error:
-            raise ConfigurationError(f"{identity.certificate_name}: {error}", reason=error.reason) from error
-        object.__setattr__(self, "own", own)
+        object.__setattr__(self, "own", self._check_own())
         object.__setattr__(self, "own_classical", self._check_classical())
 
     def certificates(self) -> tuple[CertifiedPeer, ...]:
@@ -204,6 +210,17 @@ class TlsConfig:
         anchors = (*self.identity.anchors, *(self.classical.anchors if self.classical else ()))
         own = (self.own,) if self.own_classical is None else (self.own, self.own_classical)
         return (*own, *(read_certificate(anchor) for anchor in anchors))
+
+    def _check_own(self) -> CertifiedPeer:
+        identity = self.identity
+        if identity.is_nobody and self.role is Role.CLIENT:
+            return NO_CERTIFICATE
+        try:
+            return check_certificate(
+                identity.leaf, identity.anchors, policy=self.policy, usage=self.role.own_usage, now=self.clock()
+            )
+        except CertificateError as error:
+            raise ConfigurationError(f"{identity.certificate_name}: {error}", reason=error.reason) from error
 
     def _check_classical(self) -> CertifiedPeer | None:
         side, sets = self.classical, self.policy.classical

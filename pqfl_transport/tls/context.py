@@ -91,6 +91,12 @@ class PostQuantumContext(ssl.SSLContext):
         """The configuration in force."""
         return self._tls.config
 
+    def take_on(self, config: TlsConfig) -> None:
+        """Use another configuration of the same end from the next connection on, as with a renewed certificate."""
+        if config.role is not self.config.role:
+            raise ConfigurationError(f"this context is a {self.config.role.value}'s", reason="wrong_role")
+        self._tls = TlsContext(config)
+
     def wrap_bio(
         self,
         incoming: ssl.MemoryBIO,

@@ -18,6 +18,8 @@ An error is final: the same one is raised again by every later call that would n
 import hashlib
 from ipaddress import ip_address
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from pqfl_transport.algorithms import Kind, find
 from pqfl_transport.crypto.pyca import Buffer
 from pqfl_transport.errors import ConfigurationError, PeerError
@@ -26,7 +28,7 @@ from pqfl_transport.tls.config import Role, TlsConfig
 from pqfl_transport.tls.judging import Judge, Verifier
 from pqfl_transport.tls.libssl import Status, openssl_version
 from pqfl_transport.tls.link import Workspace
-from pqfl_transport.tls.peers import Negotiated, PeerFacts, check_connection
+from pqfl_transport.tls.peers import NO_CERTIFICATE, Negotiated, PeerFacts, check_connection
 from pqfl_transport.tls.probe import negotiable_groups, negotiable_signatures
 
 __all__ = ["TlsContext", "TlsEngine", "Workspace", "negotiable_groups", "negotiable_signatures", "openssl_version"]
@@ -56,6 +58,7 @@ class TlsContext:
             anchors=(*config.identity.anchors, *(config.classical.anchors if config.classical else ())),
             alpn=config.alpn,
             resume_seconds=config.resume_seconds,
+            client_may_be_nobody=config.admits_strangers,
         )
         try:
             self._factory = libssl.LinkFactory(settings)
@@ -236,11 +239,12 @@ class TlsEngine:
 
     @property
     def peer_certificate_der(self) -> bytes:
-        """The peer's certificate. Raises ``ConfigurationError`` before the handshake is complete."""
+        """The peer's certificate; empty for a client without one, where such are admitted.
+
+        Raises ``ConfigurationError`` before the handshake is complete.
+        """
         self._require_complete()
-        der = self._link.peer_certificate_der
-        assert der is not None  # noqa: S101 -- no handshake completes without one
-        return der
+        return self._link.peer_certificate_der or b""
 
     @property
     def peer_closed(self) -> bool:
@@ -311,18 +315,20 @@ class TlsEngine:
             judge(der, 0, self.peer_chain)
             if judge.refusal is not None:
                 raise self._fail(judge.refusal)
-        same = der is not None and der == judge.der and judge.certified is not None
+        nobody = der is None and config.admits_strangers
+        certified = NO_CERTIFICATE if nobody else judge.certified
+        same = nobody or (der is not None and der == judge.der)
         negotiated = Negotiated(
             version=link.version,
             group=link.group,
             cipher_suite=link.cipher_suite,
             alpn=link.alpn,
             session_reused=resumed,
-            peer_fingerprint=judge.certified.fingerprint if same and judge.certified else None,
+            peer_fingerprint=certified.fingerprint if same and certified else None,
         )
         try:
             self._peer = check_connection(
-                judge.certified, negotiated, policy=config.policy, own_sigalg=self._own_sigalg(),
+                certified, negotiated, policy=config.policy, own_sigalg=self._own_sigalg(),
                 resumption=bool(config.resume_seconds),
             )  # fmt: skip
         except PeerError as error:
@@ -370,7 +376,11 @@ class TlsEngine:
 
 def _identities(config: TlsConfig) -> tuple[libssl.Identity, ...]:
     own = config.identity
-    found = (libssl.Identity(own.leaf, own.private_key_pem),)
+    if own.is_nobody:
+        return ()
+    # Whoever joins has nothing yet to build a chain with.
+    chain = own.leaf.public_bytes(Encoding.PEM) + own.anchors_pem if config.admits_strangers else b""
+    found = (libssl.Identity(own.leaf, own.private_key_pem, chain),)
     if config.classical is None or config.classical.identity is None:
         return found
     second = config.classical.identity

@@ -50,6 +50,8 @@ class Settings:
     alpn: Sequence[str] = ()
     resume_seconds: int = 0
     """How long a session may be resumed; 0 for never."""
+    client_may_be_nobody: bool = False
+    """Server: whether a client may go on without any certificate. One that is shown is judged all the same."""
 
 
 class LinkFactory:
@@ -72,6 +74,7 @@ class LinkFactory:
         self._set_list("SSL_CTX_set_ciphersuites", "cipher suite", settings.cipher_suites)
         for identity in settings.identities:
             self._use_identity(identity)
+        self._client_may_be_nobody = settings.client_may_be_nobody
         self._trust(settings.anchors)
         self._offer(settings.alpn)
 
@@ -160,7 +163,7 @@ class LinkFactory:
                 # the authorities below a root, so a root that has some need not be named.
                 self._context.add_client_ca(anchor)
         self._verify_callback = ffi.callback("int (*)(int, X509_STORE_CTX *)", self._verify, error=0)
-        mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+        mode = SSL.VERIFY_PEER | (0 if self._client_may_be_nobody else SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         lib.SSL_CTX_set_verify(self._raw, mode, self._verify_callback)
 
     def _verify(self, good: int, store: Any) -> int:

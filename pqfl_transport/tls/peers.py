@@ -7,7 +7,7 @@ negotiated group and cipher suite are asserted after it, although nothing outsid
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -66,6 +66,14 @@ class CertifiedPeer:
     def classical(self) -> bool:
         """Whether its key is one that a quantum computer breaks."""
         return self.sigalg in _CLASSICAL
+
+
+NO_CERTIFICATE = CertifiedPeer(
+    id=None, name="(no certificate)", dns=(), ip=(), cn=None, ous=(), subject="", sigalg="none", serial_number=0,
+    not_before=datetime.min.replace(tzinfo=UTC), not_after=datetime.max.replace(tzinfo=UTC), fingerprint=b"",
+    spki_sha256=b"",
+)  # fmt: skip
+"""Stands for an end without any certificate, which only an enrolment service and its new sites ever have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +221,9 @@ def check_connection(
     try:
         policy.require_group(negotiated.group)
         policy.require_tls_suite(negotiated.cipher_suite)
-        policy.require_leaf_key(own_sigalg)
-        policy.require_leaf_key(certified.sigalg)
+        certificates = {own_sigalg, certified.sigalg} - {NO_CERTIFICATE.sigalg}
+        for sigalg in sorted(certificates):
+            policy.require_leaf_key(sigalg)
     except PolicyError as error:
         reason = error.reason if error.reason == "no_pq_group" else "protocol"
         raise PeerError(f"after the handshake: {error}", reason=reason) from error
@@ -225,7 +234,7 @@ def check_connection(
         cipher_suite=str(negotiated.cipher_suite),
         own_sigalg=own_sigalg,
         alpn=negotiated.alpn,
-        post_quantum=policy.is_post_quantum(group, own_sigalg, certified.sigalg),
+        post_quantum=all(policy.is_post_quantum(group, sigalg, sigalg) for sigalg in certificates),
         resumed=negotiated.session_reused,
     )
 

@@ -43,6 +43,8 @@ def peer_certificate(engine: TlsEngine, *, binary_form: bool) -> bytes | dict[st
     if not engine.handshake_complete:
         return None
     der = engine.peer_certificate_der
+    if not der:
+        return None
     if binary_form:
         return der
     certificate, peer = load_der_x509_certificate(der), engine.peer

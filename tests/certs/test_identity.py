@@ -29,7 +29,7 @@ def make(profile: str, level: SecurityLevel = SecurityLevel.HIGH) -> Identity:
     row = PROFILES[profile]
     hosts = ("localhost", ip_address("::1"))
     party = SpiffeId("fed", row.role, "one")
-    return make_identity(issuing, row, party, for_level(level), now=NOW, days=90, hosts=hosts)
+    return make_identity(issuing, row, party, for_level(level), now=NOW, seconds=90 * 86400, hosts=hosts)
 
 
 @pytest.mark.parametrize("level", list(SecurityLevel))

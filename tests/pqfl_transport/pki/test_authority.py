@@ -34,7 +34,7 @@ GATEWAY = SpiffeId("fed", Role.GATEWAY, "hub")
 
 def leaf(*, days: int = 90, hosts: tuple[Host, ...] = (), party: SpiffeId = SITE) -> x509.Certificate:
     """A TLS certificate of the profile that belongs to the party."""
-    return issue_tls(ISSUING, PROFILES[party.role.value], party, KEY, now=NOW, days=days, hosts=hosts)
+    return issue_tls(ISSUING, PROFILES[party.role.value], party, KEY, now=NOW, seconds=days * 86400, hosts=hosts)
 
 
 def extension(certificate: x509.Certificate, kind: type[chain.Extension]) -> tuple[chain.Extension, bool]:
@@ -90,7 +90,7 @@ def test_a_leaf_is_no_authority_and_has_one_usage_and_one_uri() -> None:
 
 def test_a_signing_certificate_is_for_documents_only() -> None:
     """Its only usage is id-kp-documentSigning, so no TLS handshake of ours takes it."""
-    certificate = issue_signing(ISSUING, SITE, KEY, now=NOW, days=90)
+    certificate = issue_signing(ISSUING, SITE, KEY, now=NOW, seconds=90 * 86400)
     assert list(extension(certificate, x509.ExtendedKeyUsage)[0]) == [Usage.SIGNING.oid]
     assert chain.spiffe_id(certificate) == SITE
 
@@ -151,8 +151,8 @@ def test_another_federations_party_is_refused() -> None:
     """An authority signs for its own federation only, TLS and signing alike."""
     stranger = SpiffeId("other", Role.SITE, "a")
     for issue in (
-        lambda: issue_tls(ISSUING, PROFILES["site"], stranger, KEY, now=NOW, days=1),
-        lambda: issue_signing(ISSUING, stranger, KEY, now=NOW, days=1),
+        lambda: issue_tls(ISSUING, PROFILES["site"], stranger, KEY, now=NOW, seconds=1 * 86400),
+        lambda: issue_signing(ISSUING, stranger, KEY, now=NOW, seconds=1 * 86400),
     ):
         with pytest.raises(ConfigurationError, match="spiffe://other/site/a") as caught:
             issue()
@@ -162,7 +162,7 @@ def test_another_federations_party_is_refused() -> None:
 def test_a_role_that_is_not_the_profiles_is_refused() -> None:
     """A site's ID under the gateway's profile would be a site that listens."""
     with pytest.raises(ConfigurationError) as caught:
-        issue_tls(ISSUING, PROFILES["gateway"], SITE, KEY, now=NOW, days=1)
+        issue_tls(ISSUING, PROFILES["gateway"], SITE, KEY, now=NOW, seconds=1 * 86400)
     assert caught.value.reason == "bad_name"
 
 

@@ -32,8 +32,8 @@ ISSUING = create_issuing(ROOT, SecurityLevel.HIGH, now=NOW)
 ANCHORS = (ROOT.certificate, ISSUING.certificate)
 KEY = SigningKey.from_seed("ML-DSA-65", bytes(32))
 SITE = SpiffeId("fed", Role.SITE, "hospital-north")
-LEAF = issue_tls(ISSUING, PROFILES["site"], SITE, KEY.verifying_key, now=NOW, days=90)
-SIGNING_LEAF = issue_signing(ISSUING, SITE, KEY.verifying_key, now=NOW, days=90)
+LEAF = issue_tls(ISSUING, PROFILES["site"], SITE, KEY.verifying_key, now=NOW, seconds=90 * 86400)
+SIGNING_LEAF = issue_signing(ISSUING, SITE, KEY.verifying_key, now=NOW, seconds=90 * 86400)
 
 
 def verify(
@@ -79,7 +79,7 @@ def test_every_level_accepts_its_own(level: SecurityLevel) -> None:
     root = create_root("fed", now=NOW)
     issuing = create_issuing(root, level, now=NOW)
     key = SigningKey.generate(for_level(level).leaf_keys[0]).verifying_key
-    made = issue_tls(issuing, PROFILES["site"], SITE, key, now=NOW, days=90)
+    made = issue_tls(issuing, PROFILES["site"], SITE, key, now=NOW, seconds=90 * 86400)
     assert verify(made, (issuing.certificate, root.certificate), level=level) == SITE
 
 
@@ -138,7 +138,7 @@ def test_validity_is_a_closed_interval() -> None:
     # The issuer of this file is exactly as old as the leaf; an older one leaves the leaf's own validity to be seen.
     old = create_root("fed", now=NOW - timedelta(days=1))
     issuing = create_issuing(old, SecurityLevel.HIGH, now=NOW - timedelta(days=1))
-    leaf = issue_tls(issuing, PROFILES["site"], SITE, KEY.verifying_key, now=NOW, days=90)
+    leaf = issue_tls(issuing, PROFILES["site"], SITE, KEY.verifying_key, now=NOW, seconds=90 * 86400)
     anchors = (old.certificate, issuing.certificate)
     assert verify(leaf, anchors, now=first) == verify(leaf, anchors, now=last) == SITE
     assert refusal(leaf, anchors, now=first - second) == "not_yet_valid"

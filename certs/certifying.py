@@ -1,0 +1,163 @@
+"""Certifying keys that a party made for itself: what the enrolment service asks of the authority.
+
+The caller has authenticated the request and verified that whoever sent it holds the private keys (`pki.enrolment`).
+Here is decided what may be certified at all, and the ledger knows a certificate before anybody else has it. Nobody
+enters the roster in this way: a party with content keys is a candidate until the root signs a roster that names it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from certs.ledger import Entry
+from pqfl_transport.content.recipients import RecipientKey
+from pqfl_transport.crypto.pyca import VerifyingKey
+from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
+from pqfl_transport.pki import chain
+from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
+from pqfl_transport.pki.profiles import DAY_SECONDS, Profile, Usage
+from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class CertificationRequest:
+    """Public keys of one party. The caller has verified possession of the private ones."""
+
+    id: SpiffeId
+    profile: str
+    tls_key: VerifyingKey
+    signing_key: VerifyingKey | None = None
+    """Needed by the first request of a site or an aggregator; in a renewal, None leaves the signing certificate."""
+    receiving_key: bytes | None = None
+    """The bytes inside a ``PQFL RECEIVING PUBLIC KEY`` block; comes with the first request and in no other."""
+    hosts: tuple[Host, ...] = ()
+    """Further names in the TLS certificate. A renewal may name none but those of the present one; none means all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The certificates that a request renews: the evidence that the party itself sent it."""
+
+    tls_certificate: x509.Certificate
+    """The one over whose TLS connection the request came."""
+    signing_certificate: x509.Certificate | None = None
+    """The one whose key signed the request, as the caller has verified. Without it no signing key is certified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """What a party gets."""
+
+    tls_certificate: x509.Certificate
+    signing_certificate: x509.Certificate | None
+    ca_pem: bytes
+    """The trust anchors of the federation, for ``ca.pem``."""
+
+
+def require_certifiable(request: CertificationRequest, profile: Profile, policy: Policy) -> None:
+    """Raise unless the keys are of the kinds that this profile has at this level.
+
+    ``PolicyError`` for an algorithm outside the policy (``wrong_kem`` for a receiving key's); ``ConfigurationError``:
+    ``bad_name``, ``bad_keys`` for a missing, a superfluous or a doubly used key, ``bad_key`` for a malformed one.
+    """
+    if request.id.role is not profile.role:
+        raise ConfigurationError(f"{request.id} is no {profile.role.value}", reason="bad_name")
+    signing = request.signing_key
+    for key in (request.tls_key, *([] if signing is None else [signing])):
+        policy.post_quantum_half.require_leaf_key(key.algorithm)
+    if not profile.has_content_keys and (signing is not None or request.receiving_key is not None):
+        raise _bad_keys(f"a {profile.name} neither signs nor receives content")
+    if signing == request.tls_key:
+        raise _bad_keys(f"{request.id} asks for one key in two uses")
+    if request.receiving_key is not None:
+        kem = RecipientKey.from_bytes(request.receiving_key).kem
+        if kem != policy.content_suite.kem:
+            raise PolicyError(
+                f"a receiving key of {kem}, and here it is {policy.content_suite.kem}", reason="wrong_kem"
+            )
+
+
+def require_first(request: CertificationRequest, profile: Profile, known: Iterable[Entry]) -> None:
+    """Raise ``ConfigurationError``: ``already_issued`` for a name that is in use, ``bad_keys`` for a missing key."""
+    for entry in known:
+        if entry.id == str(request.id):
+            raise ConfigurationError(
+                f"{request.id} was already issued on {entry.issued_at[:10]}", reason="already_issued"
+            )
+    if profile.has_content_keys and (request.signing_key is None or request.receiving_key is None):
+        raise _bad_keys(f"a {profile.name} needs a signing and a receiving key")
+
+
+def require_renewal(
+    request: CertificationRequest, profile: Profile, renews: Renewal, known: Iterable[Entry], now: datetime
+) -> CertificationRequest:
+    """Return the request as it may be granted, with the present host names where it names none.
+
+    Raises ``CertificateError``: ``not_ours`` for evidence that the ledger does not have for this party and use,
+    ``expired``; ``ConfigurationError``: ``bad_keys`` for a signing key without the present one's signature and for a
+    receiving key, ``bad_host`` for a name that the present certificate does not have.
+    """
+    entries = tuple(known)
+    _require_ours(renews.tls_certificate, request.id, profile.tls_usage, entries, now)
+    if renews.signing_certificate is not None:
+        _require_ours(renews.signing_certificate, request.id, Usage.SIGNING, entries, now)
+    if request.signing_key is not None and renews.signing_certificate is None:
+        raise _bad_keys(f"{request.id}: a signing key is renewed only by a request that the present one has signed")
+    if request.receiving_key is not None:
+        raise _bad_keys(f"{request.id}: a receiving key is changed by a statement (pqfl key rotate), not by a renewal")
+    present = hosts_of(renews.tls_certificate)
+    if new := [str(host) for host in request.hosts if host not in present]:
+        raise ConfigurationError(
+            f"{request.id}: the present certificate does not name {', '.join(new)[:200]}", reason="bad_host"
+        )
+    return CertificationRequest(
+        request.id, request.profile, request.tls_key, request.signing_key, None, request.hosts or present
+    )
+
+
+def certify(
+    issuer: Issuer, request: CertificationRequest, profile: Profile, ca_pem: bytes, *, now: datetime, seconds: int
+) -> Certified:
+    """Sign what was found certifiable. Raises ``ConfigurationError`` (``bad_validity``, ``bad_host``)."""
+    tls = issue_tls(issuer, profile, request.id, request.tls_key, now=now, seconds=seconds, hosts=request.hosts)
+    signing = None
+    if request.signing_key is not None:
+        signing = issue_signing(issuer, request.id, request.signing_key, now=now, seconds=seconds)
+    return Certified(tls, signing, ca_pem)
+
+
+def default_seconds(issuer: Issuer, profile: Profile, now: datetime) -> int:
+    """Return the profile's validity, or what remains of the issuer's where that is less."""
+    rest = int((issuer.certificate.not_valid_after_utc - now).total_seconds())
+    return min(profile.leaf_days * DAY_SECONDS, rest)
+
+
+def hosts_of(certificate: x509.Certificate) -> tuple[Host, ...]:
+    """Return the host names and addresses of a certificate that this authority made."""
+    names = chain.find_extension(certificate, x509.SubjectAlternativeName)
+    if names is None:
+        return ()
+    addresses = (ip_address(str(value)) for value in names.get_values_for_type(x509.IPAddress))
+    return (*names.get_values_for_type(x509.DNSName), *addresses)
+
+
+def _require_ours(
+    certificate: x509.Certificate, party: SpiffeId, usage: Usage, known: Iterable[Entry], now: datetime
+) -> None:
+    sha256 = certificate.fingerprint(SHA256()).hex()
+    entry = next((one for one in known if one.sha256 == sha256), None)
+    if entry is None or (entry.id, entry.usage) != (str(party), usage):
+        raise CertificateError(
+            f"{chain.describe(certificate)} is not one that this authority gave {party} for {usage.value} use",
+            reason="not_ours",
+        )
+    chain.require_valid_now(certificate, now)
+
+
+def _bad_keys(why: str) -> ConfigurationError:
+    return ConfigurationError(why, reason="bad_keys")

@@ -1,0 +1,109 @@
+"""Files that belong together, replaced together: a certificate, its key and the authorities.
+
+Two files cannot be renamed in one step, one link can. So the files of a folder become links through another one::
+
+    tls.pem -> .renewed/current/tls.pem        .renewed/current -> 0002        .renewed/0002/tls.pem …
+
+and a replacement is written whole as the next number, after which `current` is renamed over. Whoever opens the files
+by their names before or after that reads a pair that fits, also when the power goes in the middle. A folder with
+plain files is converted in steps that each leave the same content at every name.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.files import read_public, read_secret, replace_secret, sync_folder, write_public, write_secret
+
+STORE = ".renewed"
+_CURRENT = "current"
+_FIRST = "0001"
+_NUMBER = re.compile(r"[0-9]{4,9}", re.ASCII)
+
+
+def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put new contents into existing files of a folder in one step; names that end in ``.key`` are secrets.
+
+    The old keys are erased as far as can be. Raises ``ConfigurationError`` naming the file: what `pki.files` raises.
+    """
+    try:
+        store = _prepared(folder, tuple(files))
+        before = _current(store)
+        number = f"{int(before) + 1:04}"
+        shutil.rmtree(store / number, ignore_errors=True)
+        (store / number).mkdir(mode=0o700)
+        for path in (store / before).iterdir():
+            _write(store / number / path.name, files.get(path.name, b"") or _read(path))
+        sync_folder(store / number)
+        _point(store / _CURRENT, number)
+        _discard(store, keep=number)
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: cannot be renewed: {error.strerror}", reason="not_writable") from error
+
+
+def store_of(folder: Path) -> Path:
+    """Return the folder, made where it is missing, in which what is being renewed can be kept meanwhile."""
+    store = folder / STORE
+    store.mkdir(mode=0o700, exist_ok=True)
+    return store
+
+
+def _prepared(folder: Path, names: tuple[str, ...]) -> Path:
+    """Make every one of these names a link through the store, without changing what is read at any."""
+    store = store_of(folder)
+    if not (store / _CURRENT).is_symlink():
+        shutil.rmtree(store / _FIRST, ignore_errors=True)
+        (store / _FIRST).mkdir(mode=0o700)
+        _point(store / _CURRENT, _FIRST)
+    current = store / _current(store)
+    for name in names:
+        link = f"{STORE}/{_CURRENT}/{name}"
+        if (folder / name).is_symlink() and (folder / name).readlink() == Path(link):
+            continue
+        _write(current / name, _read(folder / name))
+        sync_folder(current)
+        _point(folder / name, link)
+    return store
+
+
+def _current(store: Path) -> str:
+    target = (store / _CURRENT).readlink().name
+    if not _NUMBER.fullmatch(target):
+        raise ConfigurationError(f"{store / _CURRENT}: points to {target!r}, which is no number", reason="malformed")
+    return target
+
+
+def _point(link: Path, target: str) -> None:
+    """Make a link, or make it point elsewhere, in one step."""
+    # Relative inside the temporary folder it would point elsewhere, but nobody follows it before it is in its place.
+    with tempfile.TemporaryDirectory(prefix=f".{link.name}.", dir=link.parent) as folder:
+        staged = Path(folder) / link.name
+        staged.symlink_to(target)
+        staged.replace(link)
+    sync_folder(link.parent)
+
+
+def _discard(store: Path, *, keep: str) -> None:
+    for path in store.iterdir():
+        if _NUMBER.fullmatch(path.name) and path.name != keep:
+            for key in path.glob("*.key"):
+                replace_secret(key, b"")
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_secret(path: Path) -> bool:
+    return path.suffix == ".key"
+
+
+def _read(path: Path) -> bytes:
+    return read_secret(path) if _is_secret(path) else read_public(path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    if _is_secret(path):
+        write_secret(path, data, overwrite=True)
+    else:
+        write_public(path, data)
