@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from pqfl.demo.processes import Crew, Event, Process
+from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
 from tests.support.openssl import find_openssl
 from tests.support.pki import Federation, make_federation
 from tests.support.tools import Tool, running
@@ -131,6 +132,37 @@ def test_s_server_behind_a_sites_sidecar(openssl: str, federation: Federation, c
     for line in ("Protocol version: TLSv1.3", "Verification: OK", "Signature type: mldsa65"):
         assert line in server.said
     assert (event["peer"], event["group"]) == (federation.gateway_uri, "X25519MLKEM768")
+
+
+@pytest.mark.parametrize("level", list(SecurityLevel))
+def test_every_level_in_both_directions(openssl: str, crew: Crew, tmp_path: Path, level: SecurityLevel) -> None:
+    """With the level's first group and keys, OpenSSL's client reaches our gateway and our sidecar OpenSSL's server."""
+    made = make_federation(tmp_path / "federation", level=level, sites=("bank-a",))
+    site, policy = made.site("bank-a"), for_level(level)
+    only = ("-groups", policy.groups[0])
+    with shouting_server() as target:
+        process, address = sidecar(crew, "server", made.gateway, "--target", target, "--allow-all", "--level", level)
+        command = (openssl, "s_client", "-connect", address, "-brief", *only, *who(site, made))
+        with tool(*command, configuration=os.devnull) as client:
+            client.send("a first line")
+            client.read_until("^A FIRST LINE$")
+            assert client.finish() == 0
+        events = [seen(process, "connection")]
+    command = (openssl, "s_server", "-accept", "127.0.0.1:0", "-rev", "-Verify", "2", "-naccept", "1", *only)
+    with tool(*command, *who(made.gateway, made), configuration=os.devnull) as server:
+        port = server.read_until(r"^ACCEPT .*:(\d+)$")[1]
+        target_flags = ("--target", f"127.0.0.1:{port}", "--verify-uri", made.gateway_uri, "--level", level)
+        process, address = sidecar(crew, "client", site, *target_flags)
+        host, _, own_port = address.rpartition(":")
+        with socket.create_connection((host, int(own_port)), _DEADLINE_SECONDS) as plain:
+            plain.sendall(b"drawer\n")
+            with plain.makefile("rb") as stream:
+                assert stream.readline() == b"reward\n"
+        events.append(seen(process, "connection"))
+    algorithm = leaf_algorithm(policy)
+    for event in events:
+        found = event["group"], event["own_sigalg"], event["peer_sigalg"]
+        assert found == (policy.groups[0], algorithm, algorithm)
 
 
 @pytest.mark.parametrize(
