@@ -60,12 +60,16 @@ def policy_events(before: ServiceConfig | None, after: ServiceConfig) -> Iterato
     former = {} if before is None else {one.name: one for one in before.listeners}
     for listener in after.listeners:
         known, advised = former.get(listener.name), listener.advised
-        if known is None and advised is None:
+        if known is None and advised is None and not listener.preferences:
             continue
-        if known is not None and (known.tls.policy, known.advised) == (listener.tls.policy, advised):
+        if known is not None and _ruled_by(known) == _ruled_by(listener):
             continue
         old = advised.base if known is None and advised is not None else (known or listener).tls.policy
         yield listener.name, {"old": old.name, "new": listener.tls.policy.name} | _why(listener, known)
+
+
+def _ruled_by(listener: ListenerConfig) -> tuple[object, ...]:
+    return listener.tls.policy, listener.advised, listener.preferences
 
 
 def advisory_facts(config: ServiceConfig) -> list[dict[str, Any]]:
@@ -98,8 +102,9 @@ def _listener(config: ListenerConfig, now: float) -> ListenerConfig:
 
 
 def _why(listener: ListenerConfig, known: ListenerConfig | None) -> dict[str, Any]:
-    advised = listener.advised
-    if advised is not None:
-        return advised.facts()
-    lifted = known is not None and known.advised is not None
-    return {"why": "no advisory is configured any more" if lifted else "the configuration says another policy"}
+    place = "; ".join(listener.preferences) or None
+    if listener.advised is not None:
+        return listener.advised.facts() | {"preferred": place}
+    if known is not None and known.advised is not None:
+        return {"why": "no advisory is configured any more", "preferred": place}
+    return {"why": "the configuration says another policy" if place is None else place}

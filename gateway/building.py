@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gateway.advising import advised_tls
 from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConfig, Source
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
+from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.advisory import Seen, digest_of
@@ -19,7 +21,7 @@ from pqfl_transport.pki.keystore import load_roster, read_public, read_secret, r
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, open_crls
 from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
-from pqfl_transport.policy import Advised, Constraints, Policy, advise, choose, prefer
+from pqfl_transport.policy import Advised, Constraints, Costs, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.peers import read_certificate
 
@@ -88,7 +90,7 @@ def _listener(
             raise ConfigurationError(
                 f"{f'listener {name}: ' if several else ''}--{needed} is missing", reason="missing"
             )
-    tls, advised = _tls(name, role, values, memory, passphrases)
+    tls, advised, remarks = _tls(name, role, values, memory, passphrases)
     optional: dict[str, Any] = {
         field: values[option]
         for field, option in (
@@ -108,6 +110,7 @@ def _listener(
         http=_http(tls, values, memory.roster_numbers.get(name, 0)),
         limits=_limits(values),
         advised=advised,
+        preferences=remarks,
         **optional,
     )
 
@@ -130,8 +133,8 @@ def _limits(values: Values) -> Limits:
 
 def _tls(
     name: str, role: Role, values: Values, memory: _Memory, passphrases: PassphraseSource
-) -> tuple[TlsConfig, Advised | None]:
-    base = _chosen(values)
+) -> tuple[TlsConfig, Advised | None, tuple[str, ...]]:
+    base, remarks = _chosen(values)
     identity, classical = _identities(values, passphrases)
     prefix = "allow" if role is Role.SERVER else "verify"
     allowed = AllowedPeers(
@@ -154,16 +157,33 @@ def _tls(
         )
 
     advised = _advised(name, values, identity, base, memory)
-    return (make(base, classical), None) if advised is None else (advised_tls(make, advised, classical), advised)
+    tls = make(base, classical) if advised is None else advised_tls(make, advised, classical)
+    return tls, advised, remarks
 
 
-def _chosen(values: Values) -> Policy:
+def _chosen(values: Values) -> tuple[Policy, tuple[str, ...]]:
     word = values.get("policy")
     if word is not None and not {"level", "pq"} & values.keys():
         policy = load_policy(word)
     else:
         policy = choose(name=word, level=values.get("level"), pq=values.get("pq"))
-    return prefer(policy, Constraints(aes_hardware=not values.get("no-aes", False)))[0]
+    return prefer(policy, _constraints(values, policy))
+
+
+def _constraints(values: Values, policy: Policy) -> Constraints:
+    budget = values.get("cpu-budget")
+    return Constraints(
+        aes_hardware=not values.get("no-aes", False),
+        link_kilobits_per_second=values.get("link-kbps"),
+        cpu_milliseconds=budget,
+        measured=None if budget is None else _measured(policy),
+    )
+
+
+@cache
+def _measured(policy: Policy) -> Costs:
+    """Measure once: a reload that finds nothing new must not change the order by a measurement's noise."""
+    return measure([policy])
 
 
 def _advised(name: str, values: Values, identity: TlsIdentity, base: Policy, memory: _Memory) -> Advised | None:

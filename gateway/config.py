@@ -65,6 +65,8 @@ class ListenerConfig:
     unsafe_target: bool = False
     advised: Advised | None = None
     """The advisory that counts, and what it left of the policy of ``tls``."""
+    preferences: tuple[str, ...] = ()
+    """What this place lacks, and how that changed the order of the policy's names, in words."""
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -85,6 +85,11 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME|FILE",
     ),
     Option("no-aes", T.SWITCH, "This machine has no AES instructions: prefer ChaCha20-Poly1305."),
+    Option("link-kbps", T.COUNT, "How fast the link is, where it is slow: prefer small handshakes.", metavar="N"),
+    Option(
+        "cpu-budget", T.COUNT, "What a handshake may compute: measure here, prefer the quickest.",
+        metavar="MILLISECONDS",
+    ),
     Option("advisory", T.FILE, "Advisory of the federation's root: takes withdrawn algorithms out of the policy."),
     Option("advisory-state", T.FILE, "Where the highest advisory seen is kept. [default: ADVISORY.seen]"),
     Option("allow-uri", T.TEXT, "Let this SPIFFE ID in; `*` for a segment.", several=True, role=_SERVER, metavar="URI"),

@@ -97,6 +97,20 @@ def test_every_change_is_told_with_old_new_and_why(federation: Federation) -> No
     assert advisory_facts(advised)[0]["number"] == 1
 
 
+def test_what_a_place_lacks_is_told_too(federation: Federation) -> None:
+    """At the start and at a reload, with the reason for the order, beside an advisory where there is one."""
+    plain = ServiceConfig((listener(federation),))
+    slow = ServiceConfig((replace(plain.listeners[0], preferences=("a slow link", "no AES")),))
+    for before in (None, plain):
+        ((name, facts),) = policy_events(before, slow)
+        assert (name, facts["why"]) == ("main", "a slow link; no AES")
+    assert list(policy_events(slow, slow)) == []
+    advised = service(federation, FALLEN)
+    both = ServiceConfig((replace(advised.listeners[0], preferences=("a slow link",)),))
+    ((_, facts),) = policy_events(advised, both)
+    assert facts["preferred"] == "a slow link"
+
+
 def test_a_classical_certificate_that_fell_is_not_shown_any_more(federation: Federation) -> None:
     """Peers with post-quantum certificates are served on; the classical half has to do without it."""
     shown: list[tuple[str, bool]] = []

@@ -167,6 +167,20 @@ def test_a_policy_may_be_a_file(federation: Federation, tmp_path: Path) -> None:
         source_of(Role.SERVER, words(federation, policy=f"{tmp_path}/own.toml", level="high"), None)
 
 
+def test_what_a_place_lacks_changes_the_order_and_is_said(federation: Federation) -> None:
+    """A slow link and a processor budget put what suits them first and change no set; reading again is no change."""
+    plain = source_of(Role.SERVER, words(federation), None).config.listeners[0]
+    source = source_of(Role.SERVER, words(federation, **{"link-kbps": 64, "cpu-budget": 500}), None)
+    found = source.config.listeners[0]
+    assert set(found.tls.policy.groups) == set(plain.tls.policy.groups)
+    assert found.tls.policy.groups[0] == "X25519MLKEM768"
+    assert [("64 kbit/s" in found.preferences[0]), ("500 ms" in found.preferences[1])] == [True, True]
+    assert source.read_again() == source.config
+    assert plain.preferences == ()
+    with pytest.raises(ConfigurationError, match="above 0"):
+        source_of(Role.SERVER, words(federation, **{"link-kbps": 0}), None)
+
+
 def test_advisories_never_go_back_whatever_else_is_broken(federation: Federation, tmp_path: Path) -> None:
     """What was verified once is remembered, also where the reload failed over something else."""
     path = publish(federation, tmp_path / "a.json", "SecP256r1MLKEM768", number=3)
