@@ -11,7 +11,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.certifying import (
@@ -195,12 +197,15 @@ class Authority:
         now: datetime | None = None,
         seconds: int | None = None,
         renews: Renewal | None = None,
+        keep: Callable[[Certified], None] = lambda _made: None,
     ) -> Certified:
         """Certify keys that a party made itself, for ``seconds``, the profile's default or the rest of the issuer's.
 
         The ledger has the certificates when this returns. A new party is a candidate: no roster names it yet. Without
-        ``renews`` the name has to be new. Raises what `require_certifiable`, `require_first`, `require_renewal` and
-        `certifying.certify` raise, and ``ConfigurationError`` (``missing``) without the issuing key.
+        ``renews`` the name has to be new. ``keep`` is given the certificates before the ledger has them, so that they
+        are not lost if the process dies in between; whether they count, `knows` tells. Raises what
+        `require_certifiable`, `require_first`, `require_renewal` and `certifying.certify` raise, and
+        ``ConfigurationError`` (``missing``) without the issuing key.
         """
         now = now or datetime.now(UTC)
         row = find_profile(request.profile)
@@ -218,8 +223,23 @@ class Authority:
             if made.signing_certificate is not None:
                 signing = Entry.of(made.signing_certificate, holder=str(request.id), usage=Usage.SIGNING, now=now)
                 entries.append(signing)
+            keep(made)
             write_ledger(self.ledger_path, (*ledger, *entries))
         return made
+
+    def knows(self, certificate: x509.Certificate) -> bool:
+        """Whether the ledger has this certificate: one that it has not was never given to anybody."""
+        sha256 = certificate.fingerprint(SHA256()).hex()
+        return any(entry.sha256 == sha256 for entry in read_ledger(self.ledger_path))
+
+    def has_issued(self, party_id: SpiffeId) -> bool:
+        """Whether the ledger has certificates of this party."""
+        return any(entry.id == str(party_id) for entry in read_ledger(self.ledger_path))
+
+    def names_of(self, role: Role) -> frozenset[str]:
+        """Return the names of all parties of a role that were ever issued to."""
+        ids = {SpiffeId.parse(entry.id) for entry in read_ledger(self.ledger_path) if entry.id}
+        return frozenset(party.name for party in ids if party.role is role)
 
     def rekey(self, data: bytes, *, now: datetime | None = None) -> tuple[Rekeyed, int]:
         """Take a party's statement of a new receiving key; return the record of it and the new roster's number.

@@ -19,6 +19,7 @@ from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
 from pqfl_transport.pki.keystore import write_public, write_secret
 from pqfl_transport.pki.profiles import Profile
+from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy, leaf_algorithm
@@ -63,8 +64,11 @@ class Identity:
         """Return this party's entry in the roster; ``None`` where it has no content keys."""
         if self.content is None:
             return None
-        public = self.content.receiving_key.public
-        return Party(self.id, self.content.signing_key.verifying_key, public.to_bytes(), public.fingerprint, weight_cap)
+        content, public = self.content, self.content.receiving_key.public
+        return Party(
+            self.id, content.signing_key.verifying_key, public.to_bytes(), public.fingerprint, weight_cap,
+            CertificateReference.of(content.signing_certificate),
+        )  # fmt: skip
 
 
 def to_key_file(key: SigningKey, passphrase: bytes | None) -> bytes:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,16 @@ from gateway.advising import advised_tls
 from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConfig, Source
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
+from gateway.renewing import renewal_config
+from gateway.revoking import crl_config, fetch_first, read_revocations, with_lists_of_now
 from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.advisory import Seen, digest_of
-from pqfl_transport.pki.keystore import load_roster, read_public, read_secret, root_keys
+from pqfl_transport.pki.keystore import load_roster, read_secret, root_keys
+from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
-from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, open_crls
-from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
+from pqfl_transport.pki.ruling import load_advisory, load_policy
 from pqfl_transport.policy import Advised, Constraints, Costs, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.peers import read_certificate
@@ -32,6 +33,8 @@ class _Memory:
 
     crl_numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     roster_numbers: Mapping[str, int] = field(default_factory=dict)
+    is_first: bool = True
+    """Whether nothing was read yet."""
     advisories: dict[str, Seen] = field(default_factory=dict)
     """Remembered as soon as an advisory was verified, whether the rest of the configuration can be used or not."""
 
@@ -43,6 +46,7 @@ def source_of(role: Role, flags: Values, file: Path | None) -> Source:
     """
     memory = _Memory()
     config = _service(collect(role, flags, file), memory)
+    memory.is_first = False
 
     def read_again() -> ServiceConfig:
         memory.crl_numbers = {
@@ -57,7 +61,7 @@ def source_of(role: Role, flags: Values, file: Path | None) -> Source:
         }
         return _service(collect(role, flags, file), memory)
 
-    source = Source(config, read_again)
+    source = Source(config, read_again, with_lists_of_now)
     return source
 
 
@@ -111,6 +115,8 @@ def _listener(
         limits=_limits(values),
         advised=advised,
         preferences=remarks,
+        renewal=renewal_config(values),
+        crl=crl_config(values),
         **optional,
     )
 
@@ -136,6 +142,9 @@ def _tls(
 ) -> tuple[TlsConfig, Advised | None, tuple[str, ...]]:
     base, remarks = _chosen(values)
     identity, classical = _identities(values, passphrases)
+    crl = crl_config(values)
+    if crl is not None and memory.is_first:
+        fetch_first(crl, identity, classical, base)
     prefix = "allow" if role is Role.SERVER else "verify"
     allowed = AllowedPeers(
         uris=values.get(f"{prefix}-uri", ()), dns=values.get(f"{prefix}-dns", ()), ips=values.get(f"{prefix}-ip", ()),
@@ -152,7 +161,11 @@ def _tls(
             alpn=values.get("alpn", ()),
             server_name=values.get("override-server-name"),
             classical=classical,
-            revocations=_revocations(values, identity, classical, policy, memory.crl_numbers.get(name, {})),
+            revocations=(
+                None
+                if crl is None
+                else read_revocations(crl, identity, classical, policy, memory.crl_numbers.get(name, {}))
+            ),
             resume_seconds=int(values.get("resume", 0)),
         )
 
@@ -195,7 +208,7 @@ def _advised(name: str, values: Values, identity: TlsIdentity, base: Policy, mem
     try:
         advisory = load_advisory(
             path, root_keys(identity.anchors), federation=None if own is None else own.federation, now=now,
-            seen=memory.advisories.get(name), seen_path=values.get("advisory-state", seen_beside(path)),
+            seen=memory.advisories.get(name), seen_path=values.get("advisory-state", beside(path)),
         )  # fmt: skip
     except ConfigurationError as error:
         flag = "--advisory-state" if error.reason == "not_writable" else "--advisory"
@@ -220,24 +233,6 @@ def _identities(values: Values, passphrases: PassphraseSource) -> tuple[TlsIdent
             raise ConfigurationError("a second --cert needs --classical-cacert and --pq prefer", reason="classical")
         return identity, None
     return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:], passphrases)
-
-
-def _revocations(
-    values: Values,
-    identity: TlsIdentity,
-    classical: ClassicalSide | None,
-    policy: Policy,
-    numbers: Mapping[str, int],
-) -> Revocations | None:
-    if "crl" not in values:
-        return None
-    anchors = (*identity.anchors, *(classical.anchors if classical else ()))
-    path = values["crl"]
-    try:
-        data = read_public(path, max_bytes=MAX_CRL_BYTES)
-        return open_crls(data, anchors, policy=policy, now=datetime.now(UTC), at_least=numbers)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"--crl {path}: {error}", reason=error.reason) from error
 
 
 def _http(tls: TlsConfig, values: Values, roster_number: int) -> HttpRules:

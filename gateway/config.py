@@ -9,8 +9,11 @@ from gateway.admission import Limits
 from gateway.proxies import Proxy
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
+from pqfl_transport.net.crl_fetch import DEFAULT_POLL_SECONDS
+from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.roster import Roster
 from pqfl_transport.policy import Advised
+from pqfl_transport.renewal import RenewalFiles
 from pqfl_transport.tls.config import Role, TlsConfig
 
 MAX_WORKERS = 64
@@ -43,6 +46,30 @@ class HttpRules:
 
 
 @dataclass(frozen=True, slots=True)
+class CrlConfig:
+    """Where revocation lists come from."""
+
+    path: Path
+    """The file that counts; where lists are fetched, the last good ones are kept there."""
+    urls: tuple[str, ...] = ()
+    """Where they are fetched, in order of preference."""
+    stale: Stale = Stale.REFUSE
+    state: Path | None = None
+    """Where the highest numbers seen are kept; beside the file unless given."""
+    poll_seconds: float = DEFAULT_POLL_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalConfig:
+    """Where a listener's certificate is renewed, and which files that changes."""
+
+    address: Address
+    files: RenewalFiles
+    anchors: Path
+    """Whom the enrolment service is verified by."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerConfig:
     """One listener, complete. The role decides which side speaks TLS: a server's ``listen``, a client's targets."""
 
@@ -67,6 +94,11 @@ class ListenerConfig:
     """The advisory that counts, and what it left of the policy of ``tls``."""
     preferences: tuple[str, ...] = ()
     """What this place lacks, and how that changed the order of the policy's names, in words."""
+    crl: CrlConfig | None = None
+    """Where the ``revocations`` of ``tls`` come from."""
+
+    renewal: RenewalConfig | None = None
+    """How its certificate renews itself; it does not where there is none."""
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -131,6 +163,8 @@ class Source:
     config: ServiceConfig
     read_again: Callable[[], ServiceConfig] = field(compare=False)
     """Raises ``PqflError`` where it is broken now."""
+    read_crls: Callable[[ServiceConfig], ServiceConfig] = field(default=lambda config: config, compare=False)
+    """Return the configuration that is given with the revocation lists of now. Raises ``PqflError``."""
 
 
 def _require_local(address: Address, flag: str, *, unsafe: bool) -> None:

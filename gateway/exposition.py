@@ -73,9 +73,18 @@ def prometheus(snapshot: Snapshot) -> str:
         labels = {"listener": advisory["listener"]}
         page.add("pqfl_advisory_number", "gauge", advisory["number"], **labels)
         page.add("pqfl_advisory_expiry_timestamp_seconds", "gauge", advisory["expires_at"], **labels)
+    for crl in snapshot["crls"]:
+        labels = {"listener": crl["listener"], "issuer": crl["issuer"]}
+        page.add("pqfl_crl_number", "gauge", crl["number"], **labels)
+        page.add("pqfl_crl_next_update_timestamp_seconds", "gauge", crl["next_update"], **labels)
+        page.add("pqfl_crl_revoked_certificates", "gauge", crl["revoked"], **labels)
+    for result, count in snapshot.get("crl_fetches", {}).items():
+        page.add("pqfl_crl_fetch_total", "counter", count, result=result)
     page.add("pqfl_suspended", "gauge", int("suspended" in snapshot))
     for result, count in snapshot["reloads"].items():
         page.add("pqfl_cert_reload_total", "counter", count, result=result)
+    for result, count in snapshot.get("renewals", {}).items():
+        page.add("pqfl_certificate_renewals_total", "counter", count, result=result)
     page.add("pqfl_cpu_seconds_total", "counter", round(snapshot["cpu_seconds"], 6))
     page.add("pqfl_crypto_seconds_total", "counter", round(snapshot["crypto_seconds"], 6))
     page.add("pqfl_workers", "gauge", snapshot["workers"])

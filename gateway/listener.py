@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from gateway import proxy_protocol, sockets
@@ -18,7 +19,7 @@ from gateway.relay import Close
 from gateway.targets import Targets
 from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
-from pqfl_transport.errors import PeerError, PolicyError, PqflError
+from pqfl_transport.errors import CertificateError, PeerError, PolicyError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address
 from pqfl_transport.tls.config import Role
@@ -58,6 +59,7 @@ class Listener:
         self._front = self._new_front(config) if config.mode is Mode.HTTP else None
         self._connections: dict[Connection, None] = {}
         self._accepting = False
+        self._stale_at = _stale_at(config)
         self._suspension: PeerError | None = None
         self._resuming: asyncio.TimerHandle | None = None
 
@@ -91,8 +93,8 @@ class Listener:
     def reconfigure(self, prepared: "Prepared") -> None:
         """Use another configuration from now on; connections that it does not allow any more are closed.
 
-        Those whose peer is not accepted end at once. Those that rest on a withdrawn algorithm end at once in TCP mode,
-        in HTTP mode with the request that is under way.
+        Those whose peer is not accepted end at once, whatever they are at: an upload is cut in the middle. Those that
+        rest on a withdrawn algorithm end at once in TCP mode, in HTTP mode with the request that is under way.
         """
         self._suspension = None
         former_front = self._front
@@ -102,14 +104,8 @@ class Listener:
         if former_front is not None:
             # Its connections end with the requests they are at; clients come back to the new one.
             former_front.drain()
-        for connection in list(self._connections):
-            if connection.engine is not None:
-                try:
-                    self._context.judge_again(connection.engine)
-                except PolicyError:
-                    connection.retire(Close.WITHDRAWN)
-                except PqflError as error:
-                    connection.close(Close.REVOKED if error.reason == "revoked" else error.reason)
+        self._stale_at = _stale_at(self.config)
+        self._judge_all()
 
     def suspend(self, why: str) -> None:
         """Serve nobody until there is a configuration that works: close every connection and refuse new ones."""
@@ -119,6 +115,10 @@ class Listener:
     def sweep(self) -> None:
         """Hold all connections to their times."""
         now = self.loop.time()
+        if self._stale_at is not None and self.config.tls.clock() > self._stale_at:
+            # Nobody knows any more who was revoked, so what is open is judged as a new connection would be.
+            self._stale_at = None
+            self._judge_all()
         for connection in list(self._connections):
             connection.sweep(now)
         self.admission.forget_idle(now)
@@ -152,6 +152,7 @@ class Listener:
         """
         if engine.config is not self._context.config:
             self._context.judge_again(engine)
+        self._require_member(engine)
 
     def keep_session(self, engine: TlsEngine, host: str | None) -> None:
         """Let the next connection of a client resume this one's session, where that is switched on."""
@@ -205,7 +206,7 @@ class Listener:
         """Count and report a connection that came to nothing."""
         self._leave(connection)
         facts = {"client": connection.client, "peer": connection.peer_name, "listener": self._name}
-        if isinstance(error, PeerError | PolicyError):
+        if isinstance(error, PeerError | PolicyError | CertificateError):
             (self._counts.failures if in_handshake else self._counts.refusals)[error.reason] += 1
             self._journal.record(EventKind.REFUSAL, **facts, reason=error.reason, detail=str(error))
         elif isinstance(error, PqflError):
@@ -232,6 +233,38 @@ class Listener:
             **counts, "seconds": round(self.loop.time() - connection.since, 6), "reason": reason,
         }  # fmt: skip
         self._journal.record(EventKind.CONNECTION, "connection", **facts)
+
+    def _judge_all(self) -> None:
+        """Close every connection that would not be accepted now."""
+        for connection in list(self._connections):
+            if connection.engine is None:
+                continue
+            try:
+                self._context.judge_again(connection.engine)
+                self._require_member(connection.engine)
+            except PolicyError:
+                connection.retire(Close.WITHDRAWN)
+            except PqflError as error:
+                self._cut_off(connection, error)
+
+    def _require_member(self, engine: TlsEngine) -> None:
+        """Raise ``CertificateError`` where the roster's certificate of a peer, the one it signs with, was revoked.
+
+        Its connection has the other one of its two certificates: whichever is revoked, both are of no use.
+        """
+        roster, revocations = self.config.http.roster, self.config.tls.revocations
+        if roster is not None and revocations is not None:
+            party = roster.parties.get(engine.peer.name)
+            if party is not None:
+                revocations.check_party(party, self.config.tls.clock())
+
+    def _cut_off(self, connection: Connection, error: PqflError) -> None:
+        self._journal.record(
+            EventKind.REFUSAL, client=connection.client, peer=connection.peer_name, reason=error.reason,
+            detail=str(error), listener=self._name,
+        )  # fmt: skip
+        self._counts.refusals[error.reason] += 1
+        connection.close(Close.REVOKED if error.reason == "revoked" else error.reason)
 
     @property
     def _name(self) -> str | None:
@@ -315,6 +348,11 @@ class Listener:
             EventKind.REFUSAL, client=client, peer=peer.name, reason=error.reason, detail=str(error),
             listener=self._name,
         )  # fmt: skip
+
+
+def _stale_at(config: ListenerConfig) -> datetime | None:
+    revocations = config.tls.revocations
+    return None if revocations is None else revocations.stale_at()
 
 
 def _where(address: object) -> str:

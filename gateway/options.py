@@ -71,7 +71,18 @@ OPTIONS: tuple[Option, ...] = (
     Option("storepass-file", T.FILE, "File with the password of --keystore, mode 0600."),
     Option("cacert", T.FILE, "Trusted root and issuing certificates, PEM."),
     Option("classical-cacert", T.FILE, "Whom classical peers are trusted by, with --pq prefer."),
-    Option("crl", T.FILE, "Revocation lists, PEM or DER."),
+    Option("crl", T.FILE, "Revocation lists, PEM or DER; with --crl-url, where the last good ones are kept."),
+    Option(
+        "crl-url", T.TEXT, "Fetch them here: https://HOST:PORT/v1/crl; repeat to fail over.", several=True,
+        metavar="URL",
+    ),
+    Option("crl-poll", T.SECONDS, "How often they are fetched. [default: 1m]"),
+    Option(
+        "crl-stale", T.TEXT, "Refuse peers when a list is past its next update, or go on. [default: refuse]",
+        choices=("refuse", "allow"),
+    ),
+    Option("crl-state", T.FILE, "Where the highest numbers seen are kept. [default: CRL.seen]"),
+    Option("renew", T.ADDRESS, "Enrolment service, HOST:PORT: renew --cert there at two thirds of its life."),
     Option(
         "level", T.TEXT, "Security level: which groups, keys and signatures are accepted. [default: high]",
         choices=("standard", "high", "maximum", "cnsa2"),

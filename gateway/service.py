@@ -19,6 +19,7 @@ from gateway.journal import Journal
 from gateway.listener import Listener
 from gateway.metrics import Metrics
 from gateway.relay import Close
+from gateway.revoking import crl_facts
 from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
 from pqfl_transport.crypto.selftest import run_self_test
@@ -91,6 +92,7 @@ class Sidecar:
         except PqflError as error:
             reloaded = Reloaded("failed", str(error))
             self._suspend_if_withdrawn(error)
+            self._revoke_all_the_same()
         self._metrics.reloads[reloaded.result] += 1
         if reloaded.result != "unchanged":
             self._journal.record(
@@ -121,6 +123,11 @@ class Sidecar:
         await self._end_tasks()
 
     @property
+    def config(self) -> ServiceConfig:
+        """The configuration in force."""
+        return self._config
+
+    @property
     def connections(self) -> int:
         """How many connections are open."""
         return sum(listener.connections for listener in self.listeners.values())
@@ -140,6 +147,7 @@ class Sidecar:
             found["suspended"] = self._suspended
         return found | {
             "advisories": advisory_facts(self._config),
+            "crls": crl_facts(self._config),
             "version": version("pqfl"),
             "openssl": openssl_version(),
             "crypto_seconds": self._scratch.crypto_seconds,
@@ -165,6 +173,17 @@ class Sidecar:
         for running, ready in prepared:
             running.reconfigure(ready)
         self._policy_changes_at = next_change(config, self._clock())
+
+    def _revoke_all_the_same(self) -> None:
+        """Take on new revocation lists where the rest of the configuration is broken: they must not wait for it."""
+        if self._suspended is not None:
+            return
+        try:
+            config = self._source.read_crls(self._config)
+            if config != self._config:
+                self._take_on(config)
+        except PqflError as error:
+            self._journal.say("revocations", result="failed", detail=str(error))
 
     def _suspend_if_withdrawn(self, error: PqflError) -> None:
         if not isinstance(error, PolicyError) or error.reason != WITHDRAWN:

@@ -13,6 +13,8 @@ from gateway.config import ServiceConfig, Source
 from gateway.exposition import Snapshot
 from gateway.journal import Auditor, Journal
 from gateway.notify import Notifier
+from gateway.renewing import Renewing
+from gateway.revoking import Polling
 from gateway.service import Sidecar
 from gateway.status import serve_status
 from pqfl_transport.audit import AuditLog, EventKind
@@ -50,12 +52,20 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
         journal = Journal(log, auditor_of(audit, audit_failed))
         sidecar = Sidecar(source, listening, journal)
 
-        status_address, runner = await start_status(config, sidecar.snapshot)
+        polling = Polling(lambda: sidecar.config, journal, lambda: reload(sidecar, notifier))
+
+        renewing = Renewing(lambda: sidecar.config, journal, lambda: reload(sidecar, notifier))
+
+        async def ask() -> Snapshot:
+            return await sidecar.snapshot() | polling.snapshot() | renewing.snapshot()
+
+        status_address, runner = await start_status(config, ask)
         sidecar.start()
         announce(sidecar, journal, status_address)
         announce_policies(config, journal)
         notifier.ready()
         tasks = background(config, notifier, lambda: reload(sidecar, notifier))
+        tasks += [*polling.start(), *renewing.start()]
         await signals.stop.wait()
         notifier.stopping()
         await sidecar.drain(signals.force)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.channel import Channel
-from gateway.config import Source
+from gateway.config import ServiceConfig, Source
 from gateway.exposition import Snapshot, merge
 from gateway.journal import Journal
 from gateway.notify import Notifier
+from gateway.renewing import Renewing
+from gateway.revoking import Polling
 from gateway.standalone import Signals, announce_policies, auditor_of, background, open_audit, start_status
 from gateway.worker import ENVIRONMENT, Inheritance
 from pqfl_transport.audit import EventKind
@@ -56,6 +58,8 @@ class Supervisor:
         self._asking = asyncio.Lock()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._addresses: dict[str, Address] = {}
+        self._polling: Polling | None = None
+        self._renewing: Renewing | None = None
 
     async def run(self) -> None:
         """Serve until TERM or INT. Raises ``PlatformError`` where workers cannot be started or keep dying."""
@@ -74,7 +78,10 @@ class Supervisor:
             self._announce(status_address)
             announce_policies(self._config, self._journal)
             self._notifier.ready()
+            self._polling = Polling(self._config_of_now, self._journal, self._tell_to_reload)
+            self._renewing = Renewing(self._config_of_now, self._journal, self._tell_to_reload)
             tasks = background(self._config, self._notifier, self._tell_to_reload)
+            tasks += [*self._polling.start(), *self._renewing.start()]
             stopping = asyncio.ensure_future(signals.stop.wait())
             try:
                 await _first(stopping, self._failure)
@@ -96,7 +103,15 @@ class Supervisor:
             found = [answer["snapshot"] for answer in await self._ask_all("snapshot")]
         if not found:
             raise TransportError("no worker answers", reason="no_worker")
-        return merge(found)
+        chores = [one for one in (self._polling, self._renewing) if one is not None]
+        return merge(found) | {name: value for chore in chores for name, value in chore.snapshot().items()}
+
+    def _config_of_now(self) -> ServiceConfig:
+        """Return what the workers read at a reload: authorities that were exchanged sign the next lists."""
+        try:
+            return self._source.read_again()
+        except PqflError:
+            return self._config
 
     def _listen(self, stack: contextlib.ExitStack) -> None:
         for number in range(self._config.workers):

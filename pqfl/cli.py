@@ -24,6 +24,8 @@ _COMMANDS = MappingProxyType(
         "algorithms": ("pqfl.commands.algorithms", "algorithms"),
         "policy": ("pqfl.commands.policy", "policy_group"),
         "ca": ("pqfl.commands.ca", "ca_group"),
+        "join": ("pqfl.commands.joining", "join"),
+        "renew": ("pqfl.commands.joining", "renew"),
         "server": ("pqfl.commands.sidecar", "server"),
         "client": ("pqfl.commands.sidecar", "client"),
         "probe": ("pqfl.commands.probe", "probe"),

@@ -75,9 +75,7 @@ class Hub:
         """Return a document that verifies by itself. Raises as `post` does."""
         return self._exchange("GET", path, lambda _binding: b"", max_bytes)[0]
 
-    def _exchange(
-        self, method: str, path: str, make: Callable[[bytes], bytes], max_bytes: int
-    ) -> tuple[bytes, bytes]:
+    def _exchange(self, method: str, path: str, make: Callable[[bytes], bytes], max_bytes: int) -> tuple[bytes, bytes]:
         connection = http.client.HTTPSConnection(
             self.address.host, self.address.port, timeout=self.timeout_seconds, context=self.context
         )

@@ -13,6 +13,7 @@ import click
 
 from certs.authority import DEFAULT_FEDERATION, DEFAULT_WEIGHT_CAP, Authority, Issued
 from certs.ledger import Entry, read_ledger
+from pqfl.commands import enrolment
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
 from pqfl_transport.algorithms import meant_by
@@ -48,6 +49,10 @@ _ISSUE_FLAGS = {
 @click.group("ca", short_help="Make an authority, issue identities, renew keys.")
 def ca_group() -> None:
     """Make a federation's authority and issue identities from it."""
+
+
+for _command in enrolment.CA_COMMANDS:
+    ca_group.add_command(_command)
 
 
 def _checked_label(_context: click.Context, parameter: click.Parameter, value: str) -> str:

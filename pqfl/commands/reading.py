@@ -19,9 +19,10 @@ from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.extrakeys import KeyRing, load_ring
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.keystore import SigningCertificate
+from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import PassphraseSource
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.pki.ruling import load_advisory, load_policy, seen_beside
+from pqfl_transport.pki.ruling import load_advisory, load_policy
 from pqfl_transport.policy import POLICIES, Advisory, Policy, tighten
 
 T = TypeVar("T")
@@ -66,11 +67,11 @@ CACERT = click.option("--cacert", type=PATH, help="Trust anchors, for --advisory
 
 def read_advisory(path: Path, cacert: Path, *, federation: str | None) -> Advisory:
     """Read an advisory; what was seen of it is kept beside it where that is possible."""
-    beside = seen_beside(path)
-    remembers = beside.exists() or os.access(beside.parent, os.W_OK)
+    kept = beside(path)
+    remembers = kept.exists() or os.access(kept.parent, os.W_OK)
     roots = keystore.root_keys(keystore.load_anchors(cacert))
     return load_advisory(
-        path, roots, federation=federation, now=time.time(), seen_path=beside if remembers else None
+        path, roots, federation=federation, now=time.time(), seen_path=kept if remembers else None
     )  # fmt: skip
 
 

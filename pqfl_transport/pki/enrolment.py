@@ -43,7 +43,8 @@ _RENEWAL_FIELDS = {
     "pqfl": str, "tls_certificate": str, "signing_certificate": str, "request": str, "signing_request": str,
 }  # fmt: skip
 _RENEWAL_PAYLOAD_FIELDS = {"id": str, "binding": str, "request": str}
-_GRANT_FIELDS = {"state": str, "tls": str, "signing": str, "ca": str}
+_GRANT_FIELDS = {"state": str, "tls": str, "signing": str, "ca": str, "gateway": str, "gateway_id": str}
+_MAX_ADDRESS_CHARACTERS = 300
 
 
 class State(StrEnum):
@@ -77,6 +78,10 @@ class Grant:
     tls: x509.Certificate
     signing: x509.Certificate | None
     ca_pem: bytes
+    gateway: str = ""
+    """Where the federation's gateway listens, HOST:PORT, where the service knows."""
+    gateway_id: str = ""
+    """Its SPIFFE ID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ def grant_payload(state: State, grant: Grant | None = None) -> bytes:
         "tls": "" if grant is None else _pem(grant.tls),
         "signing": "" if grant is None or grant.signing is None else _pem(grant.signing),
         "ca": "" if grant is None else grant.ca_pem.decode(),
+        "gateway": "" if grant is None else grant.gateway,
+        "gateway_id": "" if grant is None else grant.gateway_id,
     }
     return json.dumps(payload).encode()
 
@@ -166,7 +173,10 @@ def open_grant(data: bytes) -> tuple[State, Grant | None]:
         signing = _certificate_pem(fields["signing"]) if fields["signing"] else None
         ca_pem = _text(fields["ca"], _ANSWER)
         chain.load_certificates(ca_pem)
-        return state, Grant(_certificate_pem(fields["tls"]), signing, ca_pem)
+        if len(fields["gateway"]) > _MAX_ADDRESS_CHARACTERS:
+            raise MessageError(f"{_ANSWER}: no such address can be", reason="malformed")
+        gateway_id = str(SpiffeId.parse(fields["gateway_id"])) if fields["gateway_id"] else ""
+        return state, Grant(_certificate_pem(fields["tls"]), signing, ca_pem, fields["gateway"], gateway_id)
     except (CertificateError, ValueError) as error:
         raise MessageError(f"{_ANSWER}: {error}", reason="malformed") from error
 

@@ -49,6 +49,7 @@ __all__ = [
     "load_signing_identity",
     "load_signing_key",
     "open_keystore",
+    "read_certificate_file",
     "read_public",
     "read_secret",
     "root_keys",
@@ -162,6 +163,11 @@ def load_certificate(path: Path, *, now: datetime | None = None) -> x509.Certifi
     except CertificateError as error:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
     return certificate
+
+
+def read_certificate_file(path: Path) -> x509.Certificate:
+    """Return the first certificate of a file, whatever its dates. Raises ``ConfigurationError`` naming the file."""
+    return _load_certificates(path)[0]
 
 
 def load_signing_certificate(path: Path, *, now: datetime | None = None) -> SigningCertificate:

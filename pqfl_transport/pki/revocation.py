@@ -8,12 +8,14 @@ authority above is there, about the authorities over it: who revokes an issuing 
 - An authority that had a list when lists were read before has to have one again, with no lower number: a file that was
   cut short or rolled back brings nobody back.
 - A list has to be current. Past its next update nobody can know who was revoked since, so the certificates of its
-  authority are refused, unless `Revocations.stale` says otherwise.
+  authority are refused, unless `Revocations.stale` says otherwise. Clocks may differ by `CLOCK_SKEW`.
+
+Whoever signs content is known by a key of the roster and shows no certificate; the roster says which one certified it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -24,8 +26,11 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
 from pqfl_transport.pki.chain import describe, find_extension, key_algorithm_name, signature_algorithm_name
+from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import Policy
 
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far a reader's clock may be from the authority's in either direction."""
 MAX_CRL_BYTES = 16 * 1024 * 1024
 MAX_CRLS = 64
 _BEGIN, _END = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
@@ -42,14 +47,16 @@ class Stale(StrEnum):
     ALLOW = "allow"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class RevocationList:
     """One authority's list."""
 
     issuer: x509.Certificate
     number: int
     next_update: datetime
-    revoked: Mapping[int, tuple[datetime, str]]
+    digest: bytes
+    """SHA-256 over the list as it was signed: two with the same say the same."""
+    revoked: Mapping[int, tuple[datetime, str]] = field(compare=False)
     """By serial number: since when, and the reason's word."""
 
 
@@ -67,6 +74,7 @@ class Revocations:
     stale: Stale = Stale.REFUSE
     _by_subject: Mapping[bytes, tuple[Authority, ...]] = field(init=False, repr=False, compare=False)
     _above: Mapping[Authority, tuple[Question, ...]] = field(init=False, repr=False, compare=False)
+    _by_key: Mapping[bytes, tuple[Authority, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         listed = {one.issuer: one for one in self.lists}
@@ -74,7 +82,13 @@ class Revocations:
         for certificate in dict.fromkeys((*listed, *self.authorities)):
             name = certificate.subject.public_bytes()
             found[name] = (*found.get(name, ()), (certificate, listed.get(certificate)))
+        by_key: dict[bytes, tuple[Authority, ...]] = {}
+        for authority in (one for named in found.values() for one in named):
+            identifier = _subject_key_identifier(authority[0])
+            if identifier is not None:
+                by_key[identifier] = (*by_key.get(identifier, ()), authority)
         object.__setattr__(self, "_by_subject", MappingProxyType(found))
+        object.__setattr__(self, "_by_key", MappingProxyType(by_key))
         # Who is above an authority does not change, so a connection climbs no chain.
         above = {authority: self._climb(authority[0]) for named in found.values() for authority in named}
         object.__setattr__(self, "_above", MappingProxyType(above))
@@ -89,20 +103,45 @@ class Revocations:
 
         The leaf's chain was verified before; nothing is verified here.
         """
-        for authority in self._issuers(leaf):
-            if authority[1] is not None:
-                self._ask(leaf, authority[1], now)
-            for certificate, one in self._above[authority]:
-                self._ask(certificate, one, now)
+        self._require_good(self._issuers(leaf), leaf.serial_number, describe(leaf), now)
 
-    def _ask(self, certificate: x509.Certificate, one: RevocationList, now: datetime) -> None:
-        revoked = one.revoked.get(certificate.serial_number)
+    def check_party(self, party: Party, now: datetime) -> None:
+        """Raise ``CertificateError`` unless the signing certificate of a member is good.
+
+        The reasons are those of `check`, ``no_certificate`` where the roster does not say which certificate it is, and
+        ``untrusted`` where none of the authorities of now issued it.
+        """
+        reference, name = party.certificate, f"the signing certificate of {party.id}"
+        if reference is None:
+            raise CertificateError(
+                f"the roster does not say which is {name}, so nobody knows whether it was revoked: the authority has to"
+                " sign the roster again",
+                reason="no_certificate",
+            )
+        authorities = self._by_key.get(reference.issuer, ())
+        if not authorities:
+            raise CertificateError(f"{name} was issued by none of the trusted authorities", reason="untrusted")
+        self._require_good(authorities, reference.serial, name, now)
+
+    def stale_at(self) -> datetime | None:
+        """Return when the first of the lists will be too old to count; ``None`` where none ever is."""
+        if self.stale is not Stale.REFUSE:
+            return None
+        return min((one.next_update + CLOCK_SKEW for one in self.lists), default=None)
+
+    def _require_good(self, issuers: Sequence[Authority], serial: int, name: str, now: datetime) -> None:
+        for authority in issuers:
+            if authority[1] is not None:
+                self._ask(serial, name, authority[1], now)
+            for certificate, one in self._above[authority]:
+                self._ask(certificate.serial_number, describe(certificate), one, now)
+
+    def _ask(self, serial: int, name: str, one: RevocationList, now: datetime) -> None:
+        revoked = one.revoked.get(serial)
         if revoked is not None:
             since, why = revoked
-            raise CertificateError(
-                f"{describe(certificate)} was revoked {since:%Y-%m-%d %H:%M} UTC: {why}", reason="revoked"
-            )
-        if now > one.next_update and self.stale is Stale.REFUSE:
+            raise CertificateError(f"{name} was revoked {since:%Y-%m-%d %H:%M} UTC: {why}", reason="revoked")
+        if now > one.next_update + CLOCK_SKEW and self.stale is Stale.REFUSE:
             raise CertificateError(
                 f"the revocation list of {one.issuer.subject.rfc4514_string()!r} was due to be replaced"
                 f" {one.next_update:%Y-%m-%d %H:%M} UTC, so nobody knows who was revoked since",
@@ -214,7 +253,7 @@ def _verified(
             raise ConfigurationError(f"no trusted authority signed the revocation list of {name!r}", reason="untrusted")
         _require_may_sign(crl, issuer, policy)
         next_update = _require_whole(crl, name)
-        if now < crl.last_update_utc:
+        if now + CLOCK_SKEW < crl.last_update_utc:
             raise ConfigurationError(
                 f"the revocation list of {name!r} is not valid before {crl.last_update_utc:%Y-%m-%d %H:%M} UTC",
                 reason="not_yet_valid",
@@ -225,7 +264,7 @@ def _verified(
         raise ConfigurationError(f"the revocation list of {name!r} has no number", reason="malformed") from None
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise ConfigurationError(f"malformed revocation list: {error}", reason="malformed") from error
-    return RevocationList(issuer, number, next_update, MappingProxyType(revoked))
+    return RevocationList(issuer, number, next_update, crl.fingerprint(SHA256()), MappingProxyType(revoked))
 
 
 def _require_may_sign(crl: x509.CertificateRevocationList, issuer: x509.Certificate, policy: Policy) -> None:

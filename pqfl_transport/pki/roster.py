@@ -22,6 +22,7 @@ from pqfl_transport.pki.documents import (
     require_fields,
     sign_document,
 )
+from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level
 
@@ -39,7 +40,7 @@ _ROSTER_FIELDS = {
     "parties": list,
     "secure_aggregation": dict,
 }
-_PARTY_FIELDS = {
+_PARTY_FIELDS: dict[str, type] = {
     "id": str,
     "signing_key": str,
     "signing_fingerprint": str,
@@ -47,6 +48,7 @@ _PARTY_FIELDS = {
     "receiving_fingerprint": str,
     "weight_cap": int,
 }
+_CERTIFICATE = "signing_certificate"
 _SECURE_AGGREGATION_FIELDS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {"minimum_sites": int, "threshold": int, "clip": (int, float), "bits": int}
 )
@@ -64,6 +66,8 @@ class Party:
     """SHA-256 over ``receiving_key``, 32 bytes."""
     weight_cap: int
     """The most samples a single update of this party may claim; 0 for one that sends no updates."""
+    certificate: CertificateReference | None = None
+    """The certificate of ``signing_key``, so that its revocation counts; rosters of earlier versions have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ def _encode(roster: Roster) -> dict[str, Any]:
 
 
 def _encode_party(party: Party) -> dict[str, Any]:
-    return {
+    encoded: dict[str, Any] = {
         "id": str(party.id),
         "signing_key": base64.b64encode(party.signing_key.spki).decode(),
         "signing_fingerprint": party.signing_key.fingerprint.hex(),
@@ -151,6 +155,7 @@ def _encode_party(party: Party) -> dict[str, Any]:
         "receiving_fingerprint": party.receiving_fingerprint.hex(),
         "weight_cap": party.weight_cap,
     }
+    return encoded if party.certificate is None else encoded | {_CERTIFICATE: party.certificate.encode()}
 
 
 def _decode(payload: Mapping[str, Any]) -> Roster:
@@ -188,7 +193,8 @@ def _decode_level(word: str) -> SecurityLevel:
 def _decode_party(item: object, federation: str, level: SecurityLevel) -> Party:
     if not isinstance(item, dict):
         raise _malformed("a party is not an object")
-    fields = require_fields(item, _PARTY_FIELDS, f"{_WHERE}: party")
+    known = _PARTY_FIELDS | ({_CERTIFICATE: dict} if _CERTIFICATE in item else {})
+    fields = require_fields(item, known, f"{_WHERE}: party")
     try:
         party_id = SpiffeId.parse(fields["id"])
         signing_key = VerifyingKey.from_spki(decode_base64(fields["signing_key"], f"{_WHERE}: signing_key"))
@@ -205,7 +211,10 @@ def _decode_party(item: object, federation: str, level: SecurityLevel) -> Party:
     if receiving_fingerprint.hex() != fields["receiving_fingerprint"]:
         raise _malformed(f"{party_id}: receiving_fingerprint is not that of receiving_key")
     _require_range(f"{party_id}: weight_cap", fields["weight_cap"], 0, MAX_WEIGHT_CAP)
-    return Party(party_id, signing_key, receiving_key, receiving_fingerprint, fields["weight_cap"])
+    certificate = None
+    if _CERTIFICATE in fields:
+        certificate = CertificateReference.decode(fields[_CERTIFICATE], f"{_WHERE}: {party_id}: {_CERTIFICATE}")
+    return Party(party_id, signing_key, receiving_key, receiving_fingerprint, fields["weight_cap"], certificate)
 
 
 def _decode_secure_aggregation(item: Mapping[str, Any]) -> SecureAggregation:

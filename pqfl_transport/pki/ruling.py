@@ -1,29 +1,24 @@
 """Which policy is in force, from what an operator names: a policy by name or file, and an advisory as a file.
 
-What a reader has seen of advisories is kept in a small file, so that a restart does not forget it: beside the
-advisory, with ``.seen`` behind its name, unless another place is given. It holds a number and a digest and nothing
-secret; who can write it can bring an earlier advisory back, so it belongs to the user the process runs as.
+What a reader has seen of advisories is kept in a small file (`pki.memory`): beside the advisory, with ``.seen`` behind
+its name, unless another place is given.
 """
 
-import fcntl
-import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pqfl_transport.crypto.pyca import VerifyingKey
-from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.errors import MessageError
 from pqfl_transport.pki.advisory import MAX_ADVISORY_BYTES, Seen, digest_of, open_advisory
-from pqfl_transport.pki.documents import parse_object, require_fields
-from pqfl_transport.pki.keystore import read_public, write_public
+from pqfl_transport.pki.keystore import read_public
+from pqfl_transport.pki.memory import Memory, beside
 from pqfl_transport.policy import Advised, Advisory, Policy, advise, for_name, parse_policy
 from pqfl_transport.policy.files import MAX_POLICY_BYTES
 
 _SEEN_TAG = "advisory-seen/v1"
-_SEEN_FIELDS = {"pqfl": str, "number": int, "sha256": str}
+_SEEN_FIELDS = {"number": int, "sha256": str}
 _DIGEST_HEX = 64
 
 
@@ -57,21 +52,17 @@ def load_advisory(
     try:
         if seen_path is None:
             return open_advisory(data, roots, now=now, federation=federation, seen=seen)
-        with _locked(seen_path):
-            remembered = _read_seen(seen_path)
+        memory = _memory(seen_path)
+        with memory.locked():
+            remembered = _read_seen(memory)
             highest = max((one for one in (seen, remembered) if one is not None), key=_number, default=None)
             advisory = open_advisory(data, roots, now=now, federation=federation, seen=highest)
             found = Seen(advisory.number, digest_of(advisory))
             if found != remembered:
-                _write_seen(seen_path, found)
+                memory.write({"number": found.number, "sha256": found.digest.hex()})
             return advisory
     except MessageError as error:
         raise MessageError(f"{path}: {error}", reason=error.reason) from error
-
-
-def seen_beside(path: Path) -> Path:
-    """Return where it is remembered what was seen of this advisory, unless another place is given."""
-    return path.with_name(f"{path.name}.seen")
 
 
 @dataclass(slots=True)
@@ -112,7 +103,7 @@ class Ruling:
             return self.base
         advisory = load_advisory(
             self.advisory_path, self.roots, federation=self.federation, now=self.clock(), seen=self._seen,
-            seen_path=self.seen_path or seen_beside(self.advisory_path),
+            seen_path=self.seen_path or beside(self.advisory_path),
         )  # fmt: skip
         self._seen = Seen(advisory.number, digest_of(advisory))
         self._advised = advise(self.base, advisory, self.clock())
@@ -131,50 +122,18 @@ def _number(seen: Seen) -> int:
     return seen.number
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time remember: workers share the file."""
-    try:
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise _cannot_remember(path, error.strerror) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _memory(path: Path) -> Memory:
+    return Memory(path, _SEEN_TAG, _SEEN_FIELDS, "advisory")
 
 
-def _read_seen(path: Path) -> Seen | None:
+def _read_seen(memory: Memory) -> Seen | None:
+    facts = memory.read()
+    if facts is None:
+        return None
     try:
-        data = read_public(path, max_bytes=MAX_POLICY_BYTES)
-    except ConfigurationError as error:
-        if error.reason == "missing":
-            return None
-        raise
-    try:
-        facts = require_fields(parse_object(data, str(path)), _SEEN_FIELDS, str(path))
         digest = bytes.fromhex(facts["sha256"])
-    except (MessageError, ValueError) as error:
-        raise ConfigurationError(f"{path}: not what was seen of advisories: {error}", reason="malformed") from error
-    if facts["pqfl"] != _SEEN_TAG or len(facts["sha256"]) != _DIGEST_HEX or facts["number"] < 1:
-        raise ConfigurationError(f"{path}: not what was seen of advisories", reason="malformed")
+    except ValueError as error:
+        raise memory.malformed(str(error)) from error
+    if len(facts["sha256"]) != _DIGEST_HEX or facts["number"] < 1:
+        raise memory.malformed("there is no such advisory")
     return Seen(facts["number"], digest)
-
-
-def _write_seen(path: Path, seen: Seen) -> None:
-    facts = {"pqfl": _SEEN_TAG, "number": seen.number, "sha256": seen.digest.hex()}
-    try:
-        write_public(path, json.dumps(facts).encode() + b"\n")
-    except ConfigurationError as error:
-        raise _cannot_remember(path, str(error)) from error
-    except OSError as error:
-        raise _cannot_remember(path, error.strerror) from error
-
-
-def _cannot_remember(path: Path, why: str | None) -> ConfigurationError:
-    return ConfigurationError(
-        f"{path}: cannot remember which advisory was seen, and without that an earlier one could come back after"
-        f" a restart: {why}. Name a file that this user can write",
-        reason="not_writable",
-    )

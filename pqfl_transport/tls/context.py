@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.passphrases import chosen
-from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, for_level
+from pqfl_transport.policy import DEFAULT_LEVEL, Policy, SecurityLevel, for_level
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.engine import TlsContext, TlsEngine
 from pqfl_transport.tls.facts import refuse
@@ -67,6 +67,17 @@ def client_context(  # noqa: PLR0913 -- one call says everything; all but the fi
     allowed = AllowedPeers(uris=_several(verify_uri), dns=_several(verify_dns))
     identity = TlsIdentity.load(cert, key, cacert, chosen(passphrase_file))
     return PostQuantumContext(TlsConfig(Role.CLIENT, identity, for_level(level), allowed, tuple(alpn)))
+
+
+def fetching_context(anchors_pem: bytes, policy: Policy, federation: str | None) -> ssl.SSLContext:
+    """Return the context of a client that fetches what is signed and public, from any server of its federation.
+
+    It shows no certificate. Without a federation the server's certificate has to name the host connected to. Raises
+    ``ConfigurationError`` for the authorities, as `client_context` does.
+    """
+    allowed = AllowedPeers(uris=() if federation is None else (f"spiffe://{federation}/**",))
+    identity = TlsIdentity.of_nobody(anchors_pem)
+    return PostQuantumContext(TlsConfig(Role.CLIENT, identity, policy.post_quantum_half, allowed))
 
 
 class PostQuantumContext(ssl.SSLContext):

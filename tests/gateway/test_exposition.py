@@ -29,6 +29,7 @@ def snapshot(count: int = 1, *, up: bool = True) -> dict[str, Any]:
     return found | {
         "version": "1", "openssl": "OpenSSL 4", "crypto_seconds": 0.25, "cpu_seconds": 0.5, "workers": 1,
         "advisories": [{"listener": "main", "number": 7, "expires_at": 1_900_000_000, "stale": False, "withdrawn": []}],
+        "crls": [{"listener": "main", "issuer": "CN=fed", "number": 3, "next_update": 1_900_000_000, "revoked": 2}],
         "certificates": [{"name": "spiffe://fed/gateway/hub", "algorithm": "ML-DSA-65", "not_after": 1_900_000_000}],
     }  # fmt: skip
 
@@ -90,6 +91,16 @@ def test_labels_cannot_break_out_of_their_quotes() -> None:
     odd = snapshot()
     odd["peers"] = {'a"b\\c\nd': odd["peers"]["spiffe://fed/site/a"]}
     assert 'peer="a\\"b\\\\c\\nd"' in prometheus(odd)
+
+
+def test_revocation_lists_can_be_watched() -> None:
+    """Which list is in force, until when it is good, and whether fetching the next one works."""
+    page = prometheus(snapshot() | {"crl_fetches": {"ok": 4, "failed": 1}})
+    labels = '{listener="main",issuer="CN=fed"}'
+    assert f"pqfl_crl_number{labels} 3" in page
+    assert f"pqfl_crl_next_update_timestamp_seconds{labels} 1900000000" in page
+    assert f"pqfl_crl_revoked_certificates{labels} 2" in page
+    assert 'pqfl_crl_fetch_total{result="failed"} 1' in page
 
 
 def test_policy_and_advisory_can_be_watched() -> None:

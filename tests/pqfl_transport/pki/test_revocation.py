@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore, revocation
+from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.revocation import Revocations, Stale, open_crls
+from pqfl_transport.pki.roster import Party
+from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import for_name
 from tests.support import pki
 from tests.support.classical import BEGIN, Signer, key_usage, make_crl, make_leaf, make_root, p256, pem
@@ -356,3 +359,62 @@ def test_no_changed_byte_gets_past_and_none_raises_anything_else(at: int, differ
     # How many bits of the signature's last byte are unused is written outside of what was signed, and says nothing.
     signed, found = (x509.load_der_x509_crl(der) for der in (GOOD, bytes(broken)))
     assert (found.tbs_certlist_bytes, found.signature) == (signed.tbs_certlist_bytes, signed.signature)
+
+
+def party(reference: CertificateReference | None) -> Party:
+    """A member of a roster whose signing certificate this is."""
+    key = SigningKey.generate("ML-DSA-65").verifying_key
+    return Party(SpiffeId.parse("spiffe://fed/site/one"), key, b"", b"", 1, reference)
+
+
+def verdict_on(revocations: Revocations, reference: CertificateReference | None, *, days: float = 0) -> str:
+    """What a list says of such a member so many days later: a reason, or "good"."""
+    try:
+        revocations.check_party(party(reference), BEGIN + timedelta(days=days))
+    except CertificateError as error:
+        return error.reason
+    return "good"
+
+
+def test_a_signer_is_known_by_the_certificate_that_the_roster_names() -> None:
+    """Nobody shows a signing certificate: its serial number is on the list, or that of its authority."""
+    found = read(make_crl(ISSUING, revoked={LEAF.serial_number: REASON.key_compromise}))
+    assert verdict_on(found, CertificateReference.of(LEAF)) == "revoked"
+    assert verdict_on(found, CertificateReference.of(OTHER)) == "good"
+    assert verdict_on(found, CertificateReference.of(OTHER), days=8) == "stale_crl"
+    above = read(make_crl(ROOT, revoked={ISSUING.certificate.serial_number: None}))
+    assert verdict_on(above, CertificateReference.of(OTHER)) == "revoked"
+
+
+def test_a_signer_that_cannot_be_looked_up_is_refused() -> None:
+    """A roster without references, or from an authority that is not trusted any more, lets nobody through."""
+    found = read(make_crl(ISSUING))
+    assert verdict_on(found, None) == "no_certificate"
+    assert verdict_on(found, CertificateReference(b"another authority", 1)) == "untrusted"
+
+
+def test_clocks_may_differ_by_five_minutes() -> None:
+    """A list is good five minutes before it begins and after it ends, and not six."""
+    crl = make_crl(ISSUING)
+    five, six = timedelta(minutes=5), timedelta(minutes=6)
+    assert read(crl, now=crl.last_update_utc - five)
+    assert refused(crl, now=crl.last_update_utc - six) == "not_yet_valid"
+    assert crl.next_update_utc is not None
+    end, found = (crl.next_update_utc - BEGIN), read(crl)
+    assert verdict(found, LEAF, days=(end + five) / timedelta(days=1)) == "good"
+    assert verdict(found, LEAF, days=(end + six) / timedelta(days=1)) == "stale_crl"
+
+
+def test_it_is_known_when_a_list_will_be_too_old() -> None:
+    """The first of several ends it; where stale ones are allowed, nothing does."""
+    soon, late = make_crl(ISSUING, days=1), make_crl(ROOT, days=9)
+    assert read(soon, late).stale_at() == BEGIN + timedelta(days=1, minutes=5)
+    assert read(soon, stale=Stale.ALLOW).stale_at() is None
+    assert Revocations().stale_at() is None
+
+
+def test_the_same_list_read_twice_is_the_same() -> None:
+    """A reload that finds nothing new closes nothing."""
+    crl = make_crl(ISSUING)
+    assert read(crl) == read(crl)
+    assert read(crl) != read(make_crl(ISSUING, number=2))

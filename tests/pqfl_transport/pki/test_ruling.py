@@ -9,7 +9,8 @@ import pytest
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.advisory import Seen
-from pqfl_transport.pki.ruling import Ruling, load_advisory, load_policy, seen_beside
+from pqfl_transport.pki.memory import beside
+from pqfl_transport.pki.ruling import Ruling, load_advisory, load_policy
 from pqfl_transport.policy import for_level
 from tests.pqfl_transport.policy.test_files import GOOD
 from tests.support.advisories import publish
@@ -69,7 +70,7 @@ def test_an_earlier_one_changes_nothing_even_after_a_restart(federation: Federat
             reader.read()
         assert caught.value.reason == "stale_advisory"
     assert rules.policy.groups == ("X25519MLKEM768",)
-    seen_beside(path).unlink()
+    beside(path).unlink()
     with pytest.raises(MessageError):
         rules.read()
 
@@ -121,7 +122,7 @@ def test_an_advisory_that_ends_goes_on_counting_for_who_has_it(federation: Feder
     assert restarted.read().groups == ("X25519MLKEM768",)
     assert restarted.advised is not None
     assert restarted.advised.stale
-    seen_beside(path).unlink()
+    beside(path).unlink()
     with pytest.raises(MessageError) as caught:
         ruling(federation, path, late).read()
     assert caught.value.reason == "expired"
@@ -161,7 +162,7 @@ def test_without_an_advisory_the_policy_is_the_chosen_one(federation: Federation
 def test_a_memory_that_is_none_is_an_error(federation: Federation, tmp_path: Path, text: str) -> None:
     """A damaged file must not count as an empty one: that would let an earlier advisory in."""
     path = publish(federation, tmp_path / "a.json")
-    seen_beside(path).write_text(text)
+    beside(path).write_text(text)
     with pytest.raises(ConfigurationError, match=r"a\.json\.seen") as caught:
         ruling(federation, path).read()
     assert caught.value.reason == "malformed"

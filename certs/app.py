@@ -1,0 +1,133 @@
+"""The enrolment service over HTTP: routes, limits, and errors as problem documents (docs/enrolment.md).
+
+Two kinds of routes. What is signed (authorities, roster, revocation list) is for everybody. Joining and renewing is
+bound to the connection; whether a client certificate is needed, and whose, `certs.enrolling` decides by the message.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from certs.enrolling import Desk
+from certs.limiting import RateLimit
+from pqfl_transport import problems
+from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
+from pqfl_transport.pki.enrolment import JOIN_PATH, MAX_MESSAGE_BYTES, RENEW_PATH, STATUS_PATH
+
+CRL_FILE = "crl.pem"
+_READ_SECONDS = 30.0
+# What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
+_THEIR_FAULT = frozenset({"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name"})
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float] = time.monotonic) -> web.Application:
+    """Return the application; each address may send so many requests a minute."""
+    app = web.Application(middlewares=[_guard(desk, RateLimit(requests_per_minute), clock)], client_max_size=0)
+    api = _Api(desk, asyncio.Lock())
+    app.add_routes(
+        [
+            web.post(JOIN_PATH, api.join),
+            web.get(STATUS_PATH, api.status),
+            web.post(RENEW_PATH, api.renew),
+            web.get("/v1/ca", api.file("ca.pem", "application/x-pem-file")),
+            web.get("/v1/crl", api.file(CRL_FILE, "application/x-pem-file")),
+            web.get("/v1/roster", api.file("roster.json", "application/json")),
+        ]
+    )
+    return app
+
+
+def _guard(desk: Desk, limit: RateLimit, clock: Callable[[], float]) -> Callable[..., Awaitable[web.StreamResponse]]:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            limit.take(request.remote or "", clock())
+            return await handler(request)
+        except PqflError as error:
+            desk.report("request_refused", {"path": request.path, "remote": request.remote, "reason": error.reason,
+                                            "detail": str(error)})  # fmt: skip
+            return _problem(error)
+        except web.HTTPNotFound:
+            return _problem(MessageError("there is nothing at this path", reason="not_found"))
+        except web.HTTPMethodNotAllowed:
+            return _problem(MessageError("this path does not take this method", reason="method_not_allowed"))
+
+    return guard
+
+
+@dataclass(frozen=True, slots=True)
+class _Api:
+    desk: Desk
+    turn: asyncio.Lock
+
+    async def join(self, request: web.Request) -> web.StreamResponse:
+        data, binding = await _read(request), _object(request).get_channel_binding("tls-exporter") or b""
+        async with self.turn:
+            return _json(await asyncio.to_thread(self.desk.join, data, binding))
+
+    async def renew(self, request: web.Request) -> web.StreamResponse:
+        connection = _object(request)
+        data, binding = await _read(request), connection.get_channel_binding("tls-exporter") or b""
+        shown = connection.getpeercert(True) or b""
+        async with self.turn:
+            return _json(await asyncio.to_thread(self.desk.renew, data, binding, shown))
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        found = await asyncio.to_thread(self.desk.enrolments.find, request.match_info["token"])
+        return _json(json.dumps({"state": found.state.value}).encode())
+
+    def file(self, name: str, content_type: str) -> Handler:
+        async def send(_request: web.Request) -> web.StreamResponse:
+            path: Path = self.desk.authority.folder / name
+            if not await asyncio.to_thread(path.exists):
+                raise MessageError(f"this authority has no {name} yet", reason="not_found")
+            return web.FileResponse(path, headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
+
+        return send
+
+
+def _object(request: web.Request) -> ssl.SSLObject:
+    found: ssl.SSLObject | None = None if request.transport is None else request.transport.get_extra_info("ssl_object")
+    if found is None:
+        raise PlatformError("the connection is gone", reason="not_ready")
+    return found
+
+
+async def _read(request: web.Request) -> bytes:
+    if (request.content_length or 0) > MAX_MESSAGE_BYTES:
+        raise _too_large()
+    data = bytearray()
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            async for piece in request.content.iter_chunked(64 * 1024):
+                data += piece
+                if len(data) > MAX_MESSAGE_BYTES:
+                    raise _too_large()
+    except TimeoutError:
+        raise MessageError(f"the request did not arrive within {_READ_SECONDS:g} s", reason="idle") from None
+    return bytes(data)
+
+
+def _too_large() -> MessageError:
+    return MessageError(f"a request has at most {MAX_MESSAGE_BYTES} bytes", reason="too_large")
+
+
+def _json(data: bytes) -> web.Response:
+    return web.Response(body=data, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _problem(error: PqflError) -> web.Response:
+    ours = isinstance(error, ConfigurationError | PlatformError) and error.reason not in _THEIR_FAULT
+    said = PlatformError("the service cannot do this now; its log says why", reason="not_ready") if ours else error
+    return web.Response(
+        status=problems.status_of(said), body=json.dumps(problems.to_problem(said)).encode(),
+        content_type=problems.CONTENT_TYPE,
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The rules of the enrolment service: what it answers to a request to join or to renew. No network in here.
+
+Every step is written down before the next one is taken, so a process that is killed anywhere leaves a state from which
+the same request, sent again, goes on: it gets the certificates that the ledger has, and never a second set.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.authority import Authority
+from certs.certifying import CertificationRequest, Certified, Renewal, require_certifiable
+from certs.enrolments import Enrolment, Enrolments
+from pqfl_transport.crypto.contexts import length_prefixed
+from pqfl_transport.errors import CertificateError, MessageError, PeerError
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.chain import ChainVerifier
+from pqfl_transport.pki.enrolment import (
+    Grant,
+    NewKeys,
+    PresentCertificates,
+    State,
+    grant_payload,
+    join_answer,
+    open_grant,
+    open_join,
+    open_renewal,
+    token_of,
+)
+from pqfl_transport.pki.profiles import Profile, Usage, find_profile
+
+Report = Callable[[str, Mapping[str, object]], None]
+"""Takes what happened and its facts, for log and audit."""
+
+
+def _system_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Answers requests in the name of one authority. Blocking; one request at a time."""
+
+    authority: Authority
+    enrolments: Enrolments
+    report: Report
+    by_hand: bool = False
+    """Whether somebody has to approve every new party."""
+    seconds: int | None = None
+    """Validity of what is issued; the profile's where nobody says otherwise."""
+    gateway: str = ""
+    """HOST:PORT that new sites are told to connect to."""
+    gateway_id: str = ""
+    clock: Callable[[], datetime] = field(default=_system_clock, compare=False)
+
+    def join(self, data: bytes, binding: bytes) -> bytes:
+        """Return the answer to a joining request that came over a connection with this exporter.
+
+        Raises ``MessageError``: what `open_join` and `Enrolments.claim` raise, ``unknown_token``; and what
+        `Authority.certify` raises.
+        """
+        enrolment = self.enrolments.find(token_of(data))
+        keys = enrolment.keys
+        payload, new = open_join(data, keys, enrolment.party, binding)
+        request = _request(new)
+        # Before the token is spent: whoever asks for something impossible may ask again.
+        require_certifiable(request, find_profile(request.profile), self.authority.policy)
+        fingerprint = "" if new.signing is None else new.signing.fingerprint.hex()
+        before, now = enrolment.state, int(self.clock().timestamp())
+        enrolment = self.enrolments.claim(keys.token_id, payload, fingerprint, now=now, by_hand=self.by_hand)
+        if enrolment.state is State.PENDING and before is State.OPEN:
+            self.report("join_pending", {"party": str(new.party), "signing": fingerprint})
+        return join_answer(keys, payload, self._answer_to(enrolment, request), binding)
+
+    def renew(self, data: bytes, binding: bytes, peer_certificate: bytes) -> bytes:
+        """Return the answer to a renewal; ``peer_certificate`` is the DER that the client showed, empty for none.
+
+        Raises ``MessageError`` and ``CertificateError``: what `open_renewal` and `ChainVerifier.verify` raise;
+        ``PeerError`` (``wrong_certificate``) where a party that dials with a certificate has not shown the one that it
+        renews; and what `Authority.certify` raises.
+        """
+        present, new = open_renewal(data, binding)
+        profile = find_profile(new.party.role.value)
+        self._require_present(present, new, profile)
+        if profile.tls_usage is Usage.CLIENT and peer_certificate != _der(present):
+            raise PeerError(f"{new.party} renews over the certificate that it renews", reason="wrong_certificate")
+        digest = _digest(present, new)
+        answered = self.enrolments.renewal(digest)
+        if answered.answer is not None:
+            return answered.answer
+        answer = self._recovered(answered.prepared)
+        if answer is None:
+            now = self.clock()
+
+            def keep(payload: bytes) -> None:
+                self.enrolments.prepare_renewal(digest, payload, now=int(now.timestamp()))
+
+            renews = Renewal(present.tls, present.signing)
+            answer = self._certify(_request(new), keep, renews, now)
+        self.enrolments.finish_renewal(digest, answer)
+        self.report("renewed", _facts(str(new.party), answer))
+        return answer
+
+    def _answer_to(self, enrolment: Enrolment, request: CertificationRequest) -> bytes:
+        if enrolment.answer is not None:
+            return enrolment.answer
+        if enrolment.state is not State.APPROVED:
+            return grant_payload(enrolment.state)
+        token_id = enrolment.keys.token_id
+        answer = self._recovered(enrolment.prepared)
+        if answer is None:
+
+            def keep(payload: bytes) -> None:
+                self.enrolments.prepare(token_id, payload)
+
+            answer = self._certify(request, keep, None, self.clock())
+        self.enrolments.finish(token_id, answer)
+        self.report("joined", _facts(str(request.id), answer))
+        return answer
+
+    def _recovered(self, prepared: bytes | None) -> bytes | None:
+        """Return what was prepared before the process died, if the ledger has it."""
+        if prepared is None:
+            return None
+        _, grant = open_grant(prepared)
+        return prepared if grant is not None and self.authority.knows(grant.tls) else None
+
+    def _certify(
+        self, request: CertificationRequest, keep: Callable[[bytes], None], renews: Renewal | None, now: datetime
+    ) -> bytes:
+        payload = b""
+
+        def prepare(made: Certified) -> None:
+            nonlocal payload
+            grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
+            payload = grant_payload(State.ISSUED, grant)
+            keep(payload)
+
+        self.authority.certify(request, now=now, seconds=self.seconds, renews=renews, keep=prepare)
+        return payload
+
+    def _require_present(self, present: PresentCertificates, new: NewKeys, profile: Profile) -> None:
+        """Verify that what a renewal rests on holds now and names the party that asks."""
+        now = self.clock()
+        verifier = ChainVerifier(keystore.load_anchors(self.authority.ca_path), self.authority.policy)
+        holders = {verifier.verify(present.tls, usage=profile.tls_usage, now=now)}
+        if present.signing is not None:
+            holders.add(verifier.verify(present.signing, usage=Usage.SIGNING, now=now))
+        if holders != {new.party}:
+            raise CertificateError(f"the certificates are not all of {new.party}", reason="bad_name")
+        if new.signing is not None and not profile.has_content_keys:
+            raise MessageError(f"{new.party} signs no content", reason="malformed")
+
+
+def _request(new: NewKeys) -> CertificationRequest:
+    return CertificationRequest(new.party, new.party.role.value, new.tls, new.signing, new.receiving)
+
+
+def _digest(present: PresentCertificates, new: NewKeys) -> str:
+    """Name what a renewal asks for: the same keys for the same certificate are the same request."""
+    signing = b"" if new.signing is None else new.signing.fingerprint
+    return hashlib.sha256(length_prefixed(_der(present), new.tls.fingerprint, signing)).hexdigest()
+
+
+def _der(present: PresentCertificates) -> bytes:
+    return present.tls.public_bytes(Encoding.DER)
+
+
+def _facts(party: str, answer: bytes) -> dict[str, object]:
+    _, grant = open_grant(answer)
+    if grant is None:
+        return {"party": party}
+    return {
+        "party": party,
+        "serial": f"{grant.tls.serial_number:x}",
+        "not_after": grant.tls.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "signing": grant.signing is not None,
+    }

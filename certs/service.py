@@ -1,0 +1,149 @@
+"""The enrolment service as a process: its own certificate, its listener, its log and audit log, until TERM.
+
+It is the only listener of a federation that clients without a certificate may talk to. Its own certificate is that of
+``spiffe://FEDERATION/gateway/enrolment``, in the folder ``enrolment`` of the authority; it makes and renews it itself.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiohttp import web
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.app import make_app
+from certs.authority import Authority
+from certs.certifying import CertificationRequest, Renewal
+from certs.enrolling import Desk
+from certs.enrolments import Enrolments
+from certs.identity import to_key_file
+from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.crypto.selftest import run_self_test
+from pqfl_transport.errors import PqflError
+from pqfl_transport.hardening import forbid_core_dumps
+from pqfl_transport.net.address import Address
+from pqfl_transport.net.listening import bound_address, listen
+from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.renewing import renew_at
+from pqfl_transport.pki.swapping import replace_together
+from pqfl_transport.pki.tokens import SERVICE_NAME, service_id
+from pqfl_transport.policy import leaf_algorithm
+from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
+from pqfl_transport.tls.context import PostQuantumContext
+
+AUDIT_FILE = "enrolment.audit.jsonl"
+DEFAULT_REQUESTS_PER_MINUTE = 60
+_PROFILE = "gateway"
+_LOOK_SECONDS = 60.0
+_EVENTS = frozenset({"joined", "renewed", "join_pending"})
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """What the operator says."""
+
+    authority: Authority
+    listen: Address
+    by_hand: bool = False
+    """Whether somebody has to approve every new party."""
+    seconds: int | None = None
+    """Validity of what is issued; the profile's where nobody says otherwise."""
+    gateway: str = ""
+    """HOST:PORT that new sites are told to connect to."""
+    gateway_id: str = ""
+    requests_per_minute: int = DEFAULT_REQUESTS_PER_MINUTE
+
+
+def serve(config: ServiceConfig, log: EventLog) -> None:
+    """Serve until TERM or INT. Raises ``PqflError`` when it cannot start."""
+    forbid_core_dumps()
+    run_self_test()
+    with AuditLog(config.authority.folder / AUDIT_FILE) as audit:
+        asyncio.run(_serve(config, log, audit))
+
+
+async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def report(event: str, facts: Mapping[str, object]) -> None:
+        audit.event(EventKind.CERTIFICATE if event in _EVENTS else EventKind.REFUSAL, event=event, **facts)
+        log.event(event, **facts)
+
+    authority = config.authority
+    desk = Desk(
+        authority, Enrolments(authority.folder), report, by_hand=config.by_hand, seconds=config.seconds,
+        gateway=config.gateway, gateway_id=config.gateway_id,
+    )  # fmt: skip
+    own = OwnIdentity(authority)
+    context = PostQuantumContext(own.load(datetime.now(UTC)))
+    runner = web.AppRunner(make_app(desk, requests_per_minute=config.requests_per_minute), access_log=None)
+    listener = listen(config.listen, "--listen")
+    await runner.setup()
+    renewing = loop.create_task(_keep_fresh(own, context, log))
+    try:
+        await web.SockSite(runner, listener, ssl_context=context).start()
+        address = str(bound_address(listener, config.listen))
+        audit.event(EventKind.START, address=address)
+        log.event("listening", address=address, id=str(own.id), federation=authority.federation, pid=os.getpid())
+        await stop.wait()
+    finally:
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
+        await runner.cleanup()
+    audit.event(EventKind.STOP)
+    log.event("stop")
+
+
+async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: EventLog) -> None:
+    """Renew the service's own certificate in time, and take on what others did to the authority's files."""
+    while True:
+        await asyncio.sleep(_LOOK_SECONDS)
+        try:
+            config = await asyncio.to_thread(own.load, datetime.now(UTC))
+            if config != context.config:
+                context.take_on(config)
+                log.event("reload", result="ok")
+        except PqflError as error:
+            log.event("reload", result="failed", detail=str(error))
+
+
+class OwnIdentity:
+    """The service's certificate and key: made when it is first started, renewed at two thirds of their life."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+        self.id = service_id(authority.federation)
+        self.folder: Path = authority.folder / SERVICE_NAME
+
+    def load(self, now: datetime) -> TlsConfig:
+        """Return the configuration of the listener. Raises what `Authority.issue` and `Authority.certify` raise."""
+        if not self.folder.exists():
+            self._authority.issue(profile=_PROFILE, name=SERVICE_NAME, out=self.folder, now=now)
+        identity = self._identity()
+        if renew_at(identity.leaf) <= now <= identity.leaf.not_valid_after_utc:
+            self._renew(identity, now)
+            identity = self._identity()
+        allowed = AllowedPeers(uris=(f"spiffe://{self._authority.federation}/**",))
+        return TlsConfig(Role.SERVER, identity, self._authority.policy, allowed, admits_strangers=True)
+
+    def _identity(self) -> TlsIdentity:
+        # The authorities as they are now: after a rotation there are more of them than in the service's own folder.
+        return TlsIdentity.load(self.folder / "tls.pem", self.folder / "tls.key", self._authority.ca_path)
+
+    def _renew(self, identity: TlsIdentity, now: datetime) -> None:
+        key = SigningKey.generate(leaf_algorithm(self._authority.policy))
+        renews = Renewal(identity.leaf)
+        made = self._authority.certify(
+            CertificationRequest(self.id, _PROFILE, key.verifying_key), now=now, renews=renews
+        )
+        pem = made.tls_certificate.public_bytes(Encoding.PEM)
+        replace_together(self.folder, {"tls.pem": pem, "tls.key": to_key_file(key, None)})

@@ -1,0 +1,136 @@
+"""Fetching revocation lists: one request, capped and timed, and a file that is kept current with the answers.
+
+Lists are signed and numbered, so who hands them over need not be trusted: plain HTTP does no harm but to delay, and a
+list that is withheld grows stale and is then refused by whoever reads it (RFC 5280 §5). Garbage, too much, too slow, an
+older list: each is a failure that is said, and the last good list stays.
+"""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from pqfl_transport.errors import ConfigurationError, PqflError, TransportError
+from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations
+
+DEFAULT_POLL_SECONDS = 60.0
+FETCH_TIMEOUT_SECONDS = 20.0
+_JITTER = 0.1
+_LEAST_SECONDS = 1.0
+_PIECE_BYTES = 1 << 16
+
+Fetch = Callable[[str], Awaitable[bytes]]
+Report = Callable[[str, dict[str, object]], None]
+"""Takes an event and its facts."""
+
+
+def require_url(url: str, where: str) -> None:
+    """Raise ``ConfigurationError`` (``bad_url``) unless lists can be fetched from there."""
+    parts = urlsplit(url)
+    try:
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.username is not None or parts.fragment:
+        raise ConfigurationError(f"{where} {url!r}: expected as https://HOST:PORT/v1/crl", reason="bad_url")
+
+
+async def fetch_crl(
+    url: str, context: ssl.SSLContext | None, *, timeout_seconds: float = FETCH_TIMEOUT_SECONDS
+) -> bytes:
+    """Return what is at ``url``, at most 16 MiB within ``timeout_seconds``.
+
+    ``context`` is used for https. Raises ``TransportError``: ``crl_unavailable``, ``crl_too_large``.
+    """
+    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+    connector = aiohttp.TCPConnector(ssl=context if context is not None else False, force_close=True)
+    # No cookies, no proxy of the environment, no redirect, nothing compressed: what comes is what was signed.
+    session = aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=timeout, auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
+    )  # fmt: skip
+    try:
+        async with session, session.get(URL(url, encoded=True), allow_redirects=False) as answer:
+            if answer.status != 200:  # noqa: PLR2004
+                raise TransportError(f"{url}: HTTP status {answer.status}", reason="crl_unavailable")
+            return await _read(url, answer)
+    except TimeoutError:
+        sentence = f"{url}: no whole answer within {timeout_seconds:g} s"
+        raise TransportError(sentence, reason="crl_unavailable") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise TransportError(f"{url}: {error or type(error).__name__}", reason="crl_unavailable") from error
+
+
+async def _read(url: str, answer: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    if (answer.content_length or 0) <= MAX_CRL_BYTES:
+        async for piece in answer.content.iter_chunked(_PIECE_BYTES):
+            data += piece
+            if len(data) > MAX_CRL_BYTES:
+                break
+        else:
+            return bytes(data)
+    raise TransportError(f"{url}: more than {MAX_CRL_BYTES} bytes", reason="crl_too_large")
+
+
+@dataclass(slots=True)
+class CrlPoller:
+    """Keeps one file current. ``store`` verifies an answer and keeps it; it returns whether it says something new."""
+
+    urls: Sequence[str]
+    """Tried in this order until one gives a good list."""
+    fetch: Fetch
+    store: Callable[[bytes], bool]
+    current: Callable[[], Revocations | None]
+    """The lists that are in force."""
+    report: Report
+    poll_seconds: float = DEFAULT_POLL_SECONDS
+    clock: Callable[[], float] = time.time
+    random: Callable[[], float] = random.random
+    failures: int = 0
+    """In a row, up to now."""
+    _said: str = ""
+
+    async def poll(self) -> bool:
+        """Ask once and keep what is good; return whether that is news. Never raises for what a source does."""
+        sentences = []
+        for url in self.urls:
+            try:
+                data = await self.fetch(url)
+                is_news = await asyncio.to_thread(self.store, data)
+            except PqflError as error:
+                sentences.append((error.reason, str(error) if url in str(error) else f"{url}: {error}"))
+                continue
+            self.failures, self._said = 0, ""
+            self.report("crl_fetched" if is_news else "crl_checked", {"url": url})
+            return is_news
+        self.failures += 1
+        reason, detail = sentences[0][0], "; ".join(sentence for _, sentence in sentences)
+        # A source that stays down says so once in the log; it is counted every time.
+        self.report("crl_fetch_failed", {"reason": reason, "detail": detail, "is_news": detail != self._said})
+        self._said = detail
+        return False
+
+    def seconds_to_next(self) -> float:
+        """Return how long to wait, with jitter: the interval, or less where a list is due or the last try failed."""
+        seconds = self.poll_seconds
+        if self.failures:
+            seconds = min(seconds, 2.0 ** min(self.failures, 16))
+        found = self.current()
+        due = [one.next_update.timestamp() - self.clock() for one in found.lists] if found is not None else []
+        seconds = min([seconds, *(left for left in due if left > 0)])
+        # Thousands of sites that were started by one power cut must not ask in one second for ever.
+        return max(_LEAST_SECONDS, seconds * (1 - _JITTER + 2 * _JITTER * self.random()))
+
+    async def run(self, changed: Callable[[], object]) -> None:
+        """Ask again and again until cancelled; call ``changed`` after each news."""
+        while True:
+            await asyncio.sleep(self.seconds_to_next())
+            if await self.poll():
+                changed()

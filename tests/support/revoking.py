@@ -1,0 +1,106 @@
+"""Revocation lists of a test's federation, signed by its issuing authority: who is on them, how old they are."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+
+from pqfl_transport.pki import keystore
+from tests.support.classical import Signer, make_crl, pem
+from tests.support.pki import Federation, federation_signer
+
+TLS, SIGNING = "tls.pem", "signing.pem"
+
+
+def crl(
+    federation: Federation,
+    revoked: Iterable[Path] = (),
+    *,
+    number: int = 1,
+    age_seconds: float = 0,
+    seconds_left: float = 7 * 86400,
+    certificates: Iterable[str] = (TLS, SIGNING),
+) -> bytes:
+    """A list, PEM, that revokes these identity folders; ``certificates`` says which of each.
+
+    It was made ``age_seconds`` ago and is due to be replaced in ``seconds_left``, which may be negative.
+    """
+    names = tuple(certificates)
+    files = [folder / name for folder in revoked for name in names if (folder / name).exists()]
+    serials = {x509.load_pem_x509_certificate(file.read_bytes()).serial_number: None for file in files}
+    begin = datetime.now(UTC) - timedelta(seconds=age_seconds) + timedelta(minutes=1)
+    issuing = federation_signer(federation)
+    signer = Signer(issuing.certificate, issuing.key)
+    days = (age_seconds - 60 + seconds_left) / 86400
+    return pem(make_crl(signer, number=number, revoked=serials, begin=begin, days=days))
+
+
+def publish_crl(
+    federation: Federation,
+    path: Path,
+    revoked: Iterable[Path] = (),
+    *,
+    number: int = 1,
+    age_seconds: float = 0,
+    seconds_left: float = 7 * 86400,
+    certificates: Iterable[str] = (TLS, SIGNING),
+) -> Path:
+    """Write such a list and return its path."""
+    data = crl(
+        federation,
+        revoked,
+        number=number,
+        age_seconds=age_seconds,
+        seconds_left=seconds_left,
+        certificates=certificates,
+    )
+    keystore.write_public(path, data)
+    return path
+
+
+@dataclass(slots=True)
+class CrlSource:
+    """A server of lists, or of whatever a test puts into ``body``."""
+
+    url: str
+    body: bytes
+    status: int = 200
+    endless: bool = False
+    """Send the body again and again, without a length."""
+    asked: int = 0
+
+
+@contextmanager
+def crl_source(body: bytes = b"") -> Iterator[CrlSource]:
+    """Serve lists over plain HTTP on a loopback port for one block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            source.asked += 1
+            self.send_response(source.status)
+            if not source.endless:
+                self.send_header("Content-Length", str(len(source.body)))
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(source.body)
+                while source.endless:
+                    self.wfile.write(source.body)
+
+        def log_message(self, *_: object) -> None:
+            """Keep the tests' output clean."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    source = CrlSource(f"http://127.0.0.1:{server.server_port}/v1/crl", body)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield source
+    finally:
+        source.endless = False
+        server.shutdown()
+        server.server_close()
