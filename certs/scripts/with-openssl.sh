@@ -19,7 +19,8 @@ a-z, 0-9 and '-'. What pqfl needs for TLS is here. Receiving keys and the roster
 
 Options:
   --level LEVEL            standard, high, maximum or cnsa2: ML-DSA-44, -65 or -87 below a root of ML-DSA-87  [high]
-  --algorithm ALGORITHM    instead of a level's, for issuing authority and leaves; falcon512, mayo2, p256_mldsa44 …
+  --algorithm ALGORITHM    instead of a level's, for issuing authority and leaves: falcon512, mayo2, or composite keys
+                           as p256_mldsa44, in the provider's spelling
   --root-algorithm ALGORITHM                                                                     [ML-DSA-87]
   --renew                  sign: the party has a certificate already, and this request is its own
   --provider NAME          load a provider beside OpenSSL's own: oqsprovider, for algorithms that OpenSSL lacks
@@ -268,6 +269,7 @@ open_authority() {
     export CA_DIR=$dir
     # Its own algorithm, whatever the options say: an authority is of one level.
     read -r federation algorithm <"$dir/federation.txt"
+    require_algorithm "$algorithm"
 }
 
 tls_usage() {
@@ -385,6 +387,7 @@ case "$command" in
         cp -- "$work/crl" "$2.partial"
         chmod 644 "$2.partial"
         mv -- "$2.partial" "$2"
+        done_with "$2: revocation list, valid for 7 days; give it to every party"
         ;;
     *)
         die "unknown command $command"

@@ -22,9 +22,11 @@ from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
-from tests.support.openssl import find_openssl
+from tests.support.commands import refused as pqfl_refuses
+from tests.support.openssl import find_openssl, find_oqsprovider
 from tests.support.pki import make_federation
 from tests.support.sidecars import Running, echo, identity, plain_server, read_all, start
+from tests.support.tools import running
 
 SCRIPT = Path(__file__).resolve().parents[2] / "certs" / "scripts" / "with-openssl.sh"
 
@@ -34,24 +36,24 @@ def openssl() -> str:
     return find_openssl()
 
 
-def run(*arguments: object, openssl: str) -> subprocess.CompletedProcess[str]:
-    """Run the script with this OpenSSL."""
+def run(*arguments: object, openssl: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with this OpenSSL, and with these variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENSSL")}
     return subprocess.run(
         [str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60,
-        env=environment | {"OPENSSL": openssl},
+        env=environment | {"OPENSSL": openssl} | variables,
     )  # fmt: skip
 
 
-def good(*arguments: object, openssl: str) -> str:
-    done = run(*arguments, openssl=openssl)
+def good(*arguments: object, openssl: str, **variables: str) -> str:
+    done = run(*arguments, openssl=openssl, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def refused(*arguments: object, openssl: str) -> str:
+def refused(*arguments: object, openssl: str, **variables: str) -> str:
     """Run what has to end with status 2 and one line; return it."""
-    done = run(*arguments, openssl=openssl)
+    done = run(*arguments, openssl=openssl, **variables)
     assert done.returncode == 2, (done.stdout, done.stderr)
     (line,) = done.stderr.splitlines()
     assert line.startswith("with-openssl.sh: ")
@@ -239,6 +241,37 @@ def test_requests_prove_possession_and_ask_for_nothing(openssl: str, ring: Path,
     assert "was issued before" in refused(*again, openssl=openssl)
     good("--renew", *again, openssl=openssl)
     assert certificate(tmp_path / "again.pem").serial_number != leaf.serial_number
+
+
+@pytest.mark.parametrize("algorithm", ["falcon512", "mayo2", "p256_mldsa44"])
+def test_algorithms_of_a_provider(openssl: str, tmp_path: Path, algorithm: str) -> None:
+    """Falcon, MAYO and a composite key: OpenSSL shakes hands with them both ways, and our sidecar refuses by name."""
+    modules = find_oqsprovider(openssl)
+    provided = ("--provider", "oqsprovider", "--algorithm", algorithm)
+    folder = tmp_path / "ring"
+    good(*provided, "new", folder, "ring", "bank-a", openssl=openssl, OPENSSL_MODULES=modules)
+    assert "load the provider" in refused("crl", folder / "ca", tmp_path / "crl.pem", openssl=openssl)
+    good(*provided, "crl", folder / "ca", tmp_path / "crl.pem", openssl=openssl, OPENSSL_MODULES=modules)
+    load = ("-provider", "default", "-provider", "oqsprovider")
+    trust = ("-CAfile", folder / "ca" / "ca.pem", "-CRL", tmp_path / "crl.pem", "-crl_check", "-verify_return_error")
+    environment = {"OPENSSL_MODULES": modules, "OPENSSL_CONF": os.devnull}
+
+    def who(name: str) -> tuple[object, ...]:
+        return ("-cert", folder / name / "tls.pem", "-key", folder / name / "tls.key", *trust, *load)
+
+    command = (openssl, "s_server", "-accept", "127.0.0.1:0", "-rev", "-Verify", "2", "-naccept", "1")
+    with running(*command, *who("gateway"), environment=environment) as server:
+        port = server.read_until(r"^ACCEPT .*:(\d+)$")[1]
+        command = (openssl, "s_client", "-connect", f"127.0.0.1:{port}", "-brief", "-groups", "X25519MLKEM768")
+        with running(*command, *who("sites/bank-a"), environment=environment) as client:
+            client.send("drawer")
+            client.read_until("^reward$")
+            assert "Verification: OK" in client.said
+            assert f"Signature type: {algorithm}" in client.said
+    words = ("server", "--listen", "127.0.0.1:0", "--target", "127.0.0.1:9", "--allow-all")
+    said = pqfl_refuses(*words, *identity(folder / "gateway"))
+    assert str(folder / "gateway" / "tls.pem") in said
+    assert "is not allowed by policy high-2026: it lists ML-DSA-65" in said
 
 
 @pytest.mark.parametrize(
