@@ -81,12 +81,13 @@ class Joiner:
         _require_free(self.out)
         if find_profile(self.token.party.role.value).tls_usage is not Usage.CLIENT:
             raise ConfigurationError(f"{self.token.party} does not join with a token", reason="bad_token")
+        if not (self._stage / _REQUEST).exists():
+            self.token.require_current(self.clock().timestamp())
         policy = for_level(self.token.level)
         hub = Hub.pinned(
             self.hub, self.token.root_sha256, self.token.service, policy, timeout_seconds=self.timeout_seconds
         )
-        keys = _Keys.load_or_make(self._stage, self.token, policy, int(self.clock().timestamp()))
-        grant = self._ask(hub, keys)
+        grant, keys = self._ask(hub, policy)
         if grant is None:
             raise TransportError(
                 f"{self.hub}: {self.token.party} waits for approval, with the signing key"
@@ -96,17 +97,24 @@ class Joiner:
         self._require_good(grant, keys, policy)
         return self._finish(grant, keys)
 
-    def _ask(self, hub: Hub, keys: "_Keys") -> Grant | None:
+    def _ask(self, hub: Hub, policy: Policy) -> tuple[Grant | None, "_Keys"]:
+        made: list[_Keys] = []
+
+        def request(binding: bytes) -> bytes:
+            # Called once the other end is known to be the right one: before, not even a key is made.
+            made.append(_Keys.load_or_make(self._stage, self.token, policy, int(self.clock().timestamp())))
+            return join_request(self.token, made[0].payload, binding)
+
         try:
-            answer, binding = hub.post(JOIN_PATH, lambda binding: join_request(self.token, keys.payload, binding))
-            state, grant = open_join_answer(answer, self.token.keys, keys.payload, binding)
+            answer, binding = hub.post(JOIN_PATH, request)
+            state, grant = open_join_answer(answer, self.token.keys, made[0].payload, binding)
             self._require_let_in(state)
         except MessageError as error:
             if error.reason in _FINAL:
                 # Nothing can come of these keys any more, and secrets that are of no use should not lie about.
                 shutil.rmtree(self._stage, ignore_errors=True)
             raise
-        return grant
+        return grant, made[0]
 
     def _require_let_in(self, state: State) -> None:
         if state is State.DENIED:
@@ -174,7 +182,6 @@ class _Keys:
         """Return what an earlier attempt left, or new keys with a request; the request is written last."""
         if (stage / _REQUEST).exists():
             return cls.load(stage)
-        token.require_current(now)
         try:
             stage.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

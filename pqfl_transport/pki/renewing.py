@@ -57,7 +57,6 @@ class Schedule:
 
 
 def _life(certificate: x509.Certificate) -> tuple[datetime, datetime]:
-    """Return begin and end of a certificate; our authorities date them back, and a short one nearly whole."""
+    """Return when a certificate was made and when it ends; ours are dated back (`profiles.BACKDATE_SECONDS`)."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    made = begin + timedelta(seconds=BACKDATE_SECONDS)
-    return (made if made < end else begin), end
+    return begin + min(timedelta(seconds=BACKDATE_SECONDS), (end - begin) / 3), end

@@ -1,0 +1,242 @@
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.authority import Authority
+from certs.enrolling import Desk
+from certs.enrolments import Enrolments
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError, PolicyError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.enrolment import (
+    Grant,
+    Holder,
+    State,
+    join_payload,
+    join_request,
+    open_grant,
+    open_join_answer,
+    renewal_request,
+)
+from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.pki.tokens import JoinToken
+from tests.support.enrolment import Reports, make_token
+from tests.support.pki import Federation, make_federation, other_authority
+
+BINDING = b"b" * 32
+WEST = SpiffeId("fed", Role.SITE, "west")
+NORTH = SpiffeId("fed", Role.SITE, "north")
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "fed", sites=("north", "south"), level="standard")
+
+
+def make_desk(federation: Federation, **options: object) -> Desk:
+    return Desk(federation.authority, Enrolments(federation.ca), Reports(), **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """Somebody who joins, with keys and a request."""
+
+    token: JoinToken
+    payload: bytes
+    tls: SigningKey
+
+    @classmethod
+    def with_token(cls, token: JoinToken, algorithm: str = "ML-DSA-44") -> "Applicant":
+        tls, signing = SigningKey.generate(algorithm), SigningKey.generate(algorithm)
+        receiving = ReceivingKey.generate("ML-KEM-768+X25519").public.to_bytes()
+        return cls(token, join_payload(token.party, tls, signing, receiving, made=1_000), tls)
+
+    def ask(self, desk: Desk) -> tuple[State, Grant | None]:
+        answer = desk.join(join_request(self.token, self.payload, BINDING), BINDING)
+        return open_join_answer(answer, self.token.keys, self.payload, BINDING)
+
+
+def issued(grant: tuple[State, Grant | None]) -> Grant:
+    assert grant[0] is State.ISSUED
+    assert grant[1] is not None
+    return grant[1]
+
+
+def test_a_token_becomes_certificates(federation: Federation) -> None:
+    """Both certificates are the party's, for its keys, and the ledger has them; the roster does not."""
+    roster = federation.roster.read_bytes()
+    applicant = Applicant.with_token(make_token(federation, "west"))
+    desk = make_desk(federation, gateway="hub:8443", gateway_id=federation.gateway_uri)
+    grant = issued(applicant.ask(desk))
+    assert chain.spiffe_id(grant.tls) == WEST
+    assert chain.verifying_key(grant.tls) == applicant.tls.verifying_key
+    assert grant.signing is not None
+    assert federation.authority.knows(grant.tls)
+    assert federation.authority.knows(grant.signing)
+    assert federation.roster.read_bytes() == roster
+    assert (grant.gateway, grant.gateway_id) == ("hub:8443", federation.gateway_uri)
+
+
+def test_the_same_request_gets_the_same_certificates(federation: Federation) -> None:
+    """However often it is sent, there is one set; another request with the same token is refused."""
+    token = make_token(federation, "west")
+    applicant, desk = Applicant.with_token(token), make_desk(federation)
+    assert issued(applicant.ask(desk)) == issued(applicant.ask(make_desk(federation)))
+    with pytest.raises(MessageError) as caught:
+        Applicant.with_token(token).ask(desk)
+    assert caught.value.reason == "token_used"
+
+
+def test_a_token_of_another_authority_is_unknown(federation: Federation, tmp_path: Path) -> None:
+    """Two authorities with one name do not know each other's tokens."""
+    other = make_federation(tmp_path / "other", sites=(), level="standard")
+    applicant = Applicant.with_token(make_token(other, "west"))
+    with pytest.raises(MessageError) as caught:
+        applicant.ask(make_desk(federation))
+    assert caught.value.reason == "unknown_token"
+
+
+def test_a_forged_request_spends_nothing(federation: Federation) -> None:
+    """Who knows a token's name but not the token is refused, and the token is as good as before."""
+    token = make_token(federation, "west")
+    forger = Applicant.with_token(replace(token, secret=bytes(32)))
+    data = json.loads(join_request(forger.token, forger.payload, BINDING)) | {"token": token.keys.token_id}
+    desk = make_desk(federation)
+    with pytest.raises(MessageError) as caught:
+        desk.join(json.dumps(data).encode(), BINDING)
+    assert caught.value.reason == "bad_mac"
+    assert desk.enrolments.find(token.keys.token_id).state is State.OPEN
+
+
+def test_keys_of_another_level_spend_nothing(federation: Federation) -> None:
+    """A request for keys that the policy does not list is refused before the token is bound to it."""
+    token = make_token(federation, "west")
+    desk = make_desk(federation)
+    with pytest.raises(PolicyError):
+        Applicant.with_token(token, "ML-DSA-87").ask(desk)
+    issued(Applicant.with_token(token).ask(desk))
+
+
+def test_a_name_in_use_is_not_given_again(federation: Federation) -> None:
+    """A token that was made for a name meanwhile issued by hand gives nothing."""
+    applicant = Applicant.with_token(make_token(federation, "north"))
+    with pytest.raises(ConfigurationError) as caught:
+        applicant.ask(make_desk(federation))
+    assert caught.value.reason == "already_issued"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+STEPS = ["claim", "certify", "prepare", "write_ledger", "finish"]
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: str, *, after: bool) -> None:
+    """Let the process die before or after one step of issuing."""
+
+    def dying(function):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def call(*arguments, **options):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN003, ANN202
+            if after:
+                function(*arguments, **options)
+            raise Killed
+
+        return call
+
+    owners = {"certify": Authority, "write_ledger": None}
+    if step == "write_ledger":
+        monkeypatch.setattr("certs.authority.write_ledger", dying(_ledger_writer()))
+    else:
+        owner = owners.get(step) or Enrolments
+        monkeypatch.setattr(owner, step, dying(getattr(owner, step)))
+
+
+def _ledger_writer():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    from certs import authority  # noqa: PLC0415
+
+    return authority.write_ledger
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_any_step_the_same_request_goes_on(federation: Federation, step: str, after: bool) -> None:
+    """Joining ends with one set of certificates in the ledger, wherever the process died the first time."""
+    applicant = Applicant.with_token(make_token(federation, "west"))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_at(monkeypatch, step, after=after)
+        with pytest.raises(Killed):
+            applicant.ask(make_desk(federation))
+    grant = issued(applicant.ask(make_desk(federation)))
+    assert federation.authority.knows(grant.tls)
+    assert federation.authority.has_issued(WEST)
+    assert issued(applicant.ask(make_desk(federation))) == grant
+
+
+def holder(folder: Path, name: str, new_key: SigningKey | None = None) -> Holder:
+    key = keystore.load_signing_key(folder / f"{name}.key")
+    certificate = x509.load_pem_x509_certificate((folder / f"{name}.pem").read_bytes())
+    return Holder(certificate, key, new_key or key)
+
+
+def shown(folder: Path) -> bytes:
+    return x509.load_pem_x509_certificate((folder / "tls.pem").read_bytes()).public_bytes(Encoding.DER)
+
+
+def renew(desk: Desk, folder: Path, new_key: SigningKey) -> Grant:
+    data = renewal_request(NORTH, BINDING, holder(folder, "tls", new_key), holder(folder, "signing"))
+    return issued(open_grant(desk.renew(data, BINDING, shown(folder))))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["certify", "prepare_renewal", "write_ledger", "finish_renewal"])
+def test_killed_at_any_step_the_same_renewal_goes_on(federation: Federation, step: str, after: bool) -> None:
+    """Renewing gives certificates that the ledger has, and the same ones for the same request."""
+    north, key = federation.site("north"), SigningKey.generate("ML-DSA-44")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        kill_at(monkeypatch, step, after=after)
+        with pytest.raises(Killed):
+            renew(make_desk(federation), north, key)
+    grant = renew(make_desk(federation), north, key)
+    assert federation.authority.knows(grant.tls)
+    assert renew(make_desk(federation), north, key) == grant
+
+
+def test_a_party_renews_over_its_own_certificate(federation: Federation) -> None:
+    """A site that shows no certificate, or another one, renews nothing, whatever it signed."""
+    north, south = federation.site("north"), federation.site("south")
+    data = renewal_request(NORTH, BINDING, holder(north, "tls"))
+    for certificate in (b"", shown(south)):
+        with pytest.raises(PeerError) as caught:
+            make_desk(federation).renew(data, BINDING, certificate)
+        assert caught.value.reason == "wrong_certificate"
+
+
+def test_a_stranger_renews_nothing(federation: Federation, tmp_path: Path) -> None:
+    """A certificate of the same name from another authority, and one that has ended, are refused."""
+    stranger = other_authority(federation, tmp_path / "stranger")
+    data = renewal_request(NORTH, BINDING, holder(stranger, "tls"))
+    with pytest.raises(CertificateError) as caught:
+        make_desk(federation).renew(data, BINDING, shown(stranger))
+    assert caught.value.reason == "untrusted"
+    north = federation.site("north")
+    late = datetime.now(UTC) + timedelta(days=200)
+    data = renewal_request(NORTH, BINDING, holder(north, "tls"))
+    with pytest.raises(CertificateError) as caught:
+        make_desk(federation, clock=lambda: late).renew(data, BINDING, shown(north))
+    assert caught.value.reason == "expired"
+
+
+def test_validity_is_the_operators(federation: Federation) -> None:
+    """A service may give short certificates, to those who join and those who renew."""
+    desk = make_desk(federation, seconds=60)
+    joined = issued(Applicant.with_token(make_token(federation, "west")).ask(desk))
+    renewed = renew(desk, federation.site("north"), SigningKey.generate("ML-DSA-44"))
+    limit = datetime.now(UTC) + timedelta(seconds=61)
+    assert joined.tls.not_valid_after_utc < limit
+    assert renewed.tls.not_valid_after_utc < limit

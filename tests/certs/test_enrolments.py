@@ -1,0 +1,168 @@
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from certs.enrolments import Enrolments
+from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
+from pqfl_transport.pki.enrolment import State
+from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.pki.tokens import JoinToken
+from pqfl_transport.policy import SecurityLevel
+
+NORTH = SpiffeId("fed", Role.SITE, "north")
+DAY = 24 * 3600
+
+
+def make_token(party: SpiffeId = NORTH, expires_at: int = 100) -> JoinToken:
+    return JoinToken.make(level=SecurityLevel.HIGH, root_sha256=bytes(32), party=party, expires_at=expires_at)
+
+
+def add(enrolments: Enrolments, *, by_hand: bool = False, expires_at: int = 100, now: int = 0) -> JoinToken:
+    token = make_token(expires_at=expires_at)
+    enrolments.add(token.keys, NORTH, now=now, expires_at=expires_at, by_hand=by_hand)
+    return token
+
+
+def reason(error: type[PqflError], action: object, *arguments: object, **options: object) -> str:
+    with pytest.raises(error) as caught:
+        action(*arguments, **options)  # type: ignore[operator]
+    return caught.value.reason
+
+
+def test_a_token_is_kept_without_its_secret(tmp_path: Path) -> None:
+    """The database has mode 0600, and holds neither the token's text nor its secret."""
+    enrolments = Enrolments(tmp_path)
+    token = add(enrolments)
+    data = enrolments.path.read_bytes()
+    assert token.secret not in data
+    assert token.to_text().encode() not in data
+    assert enrolments.path.stat().st_mode & 0o777 == 0o600
+    found = enrolments.find(token.keys.token_id)
+    assert (found.party, found.state, found.keys) == (NORTH, State.OPEN, token.keys)
+
+
+def test_a_token_is_claimed_by_the_first_request(tmp_path: Path) -> None:
+    """The same request may come again at any time, another one never."""
+    enrolments = Enrolments(tmp_path)
+    token_id = add(enrolments).keys.token_id
+    assert enrolments.claim(token_id, b"one", "aa", now=50, by_hand=False).state is State.APPROVED
+    assert enrolments.claim(token_id, b"one", "aa", now=10 * DAY, by_hand=False).asked_at == 50
+    assert reason(MessageError, enrolments.claim, token_id, b"two", "bb", now=51, by_hand=False) == "token_used"
+    enrolments.finish(token_id, b"answer")
+    found = enrolments.claim(token_id, b"one", "aa", now=10 * DAY, by_hand=True)
+    assert (found.state, found.answer) == (State.ISSUED, b"answer")
+
+
+def test_an_expired_or_unknown_token_is_refused(tmp_path: Path) -> None:
+    """After its end an unused token is of no use, and what nobody made is unknown."""
+    enrolments = Enrolments(tmp_path)
+    token_id = add(enrolments).keys.token_id
+    assert reason(MessageError, enrolments.claim, token_id, b"one", "", now=101, by_hand=False) == "token_expired"
+    assert enrolments.find(token_id).state is State.OPEN
+    assert reason(MessageError, enrolments.find, make_token().keys.token_id) == "unknown_token"
+
+
+@pytest.mark.parametrize("by_the_token", [False, True])
+def test_approval_by_hand(tmp_path: Path, by_the_token: bool) -> None:
+    """The token or the service may ask for it; it is decided once."""
+    enrolments = Enrolments(tmp_path)
+    token_id = add(enrolments, by_hand=by_the_token).keys.token_id
+    assert reason(ConfigurationError, enrolments.decide, NORTH, approve=True) == "not_pending"
+    assert enrolments.claim(token_id, b"one", "aa", now=1, by_hand=not by_the_token).state is State.PENDING
+    assert enrolments.decide(NORTH, approve=True).state is State.APPROVED
+    assert reason(ConfigurationError, enrolments.decide, NORTH, approve=False) == "not_pending"
+
+
+def test_who_was_denied_stays_denied(tmp_path: Path) -> None:
+    """The same request again changes nothing; a new token is a new chance."""
+    enrolments = Enrolments(tmp_path)
+    token_id = add(enrolments, by_hand=True).keys.token_id
+    enrolments.claim(token_id, b"one", "aa", now=1, by_hand=False)
+    enrolments.decide(NORTH, approve=False)
+    assert enrolments.claim(token_id, b"one", "aa", now=2, by_hand=False).state is State.DENIED
+    other = add(enrolments)
+    assert [one.keys for one in enrolments.all()] == [other.keys]
+
+
+def test_a_new_token_takes_the_place_of_an_unused_one(tmp_path: Path) -> None:
+    """Of two tokens for one site only the later one works; none is made over a request that is under way."""
+    enrolments = Enrolments(tmp_path)
+    first, second = add(enrolments), add(enrolments)
+    assert reason(MessageError, enrolments.find, first.keys.token_id) == "unknown_token"
+    enrolments.claim(second.keys.token_id, b"one", "aa", now=1, by_hand=True)
+    assert reason(ConfigurationError, add, enrolments) == "pending"
+
+
+def test_old_tokens_and_answers_are_forgotten(tmp_path: Path) -> None:
+    """A month after its end nothing is left of a token, nor of a renewal."""
+    enrolments = Enrolments(tmp_path)
+    old = add(enrolments)
+    enrolments.claim(old.keys.token_id, b"one", "aa", now=1, by_hand=False)
+    enrolments.finish(old.keys.token_id, b"answer")
+    enrolments.prepare_renewal("r1", b"x", now=0)
+    south = SpiffeId("fed", Role.SITE, "south")
+    later = make_token(south, 100 * DAY)
+    enrolments.add(later.keys, south, now=31 * DAY, expires_at=100 * DAY, by_hand=False)
+    enrolments.prepare_renewal("r2", b"y", now=31 * DAY)
+    assert [one.keys for one in enrolments.all()] == [later.keys]
+    assert enrolments.renewal("r1").prepared is None
+
+
+def test_a_renewal_is_prepared_and_then_answered(tmp_path: Path) -> None:
+    """What was prepared is known until it is the answer."""
+    enrolments = Enrolments(tmp_path)
+    assert enrolments.renewal("r").answer is None
+    enrolments.prepare_renewal("r", b"x", now=0)
+    assert (enrolments.renewal("r").prepared, enrolments.renewal("r").answer) == (b"x", None)
+    enrolments.finish_renewal("r", b"x")
+    assert (enrolments.renewal("r").prepared, enrolments.renewal("r").answer) == (None, b"x")
+
+
+def test_one_of_many_claims_wins(tmp_path: Path) -> None:
+    """However many requests race for a token, one has it and all others are told so."""
+    token_id = add(Enrolments(tmp_path)).keys.token_id
+    outcomes: list[str] = []
+
+    def claim(number: int) -> None:
+        try:
+            Enrolments(tmp_path).claim(token_id, b"%d" % number, "", now=1, by_hand=False)
+            outcomes.append("claimed")
+        except MessageError as error:
+            outcomes.append(error.reason)
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["claimed"] + ["token_used"] * 11
+
+
+def test_a_failed_step_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A transaction that is broken off is undone."""
+    enrolments = Enrolments(tmp_path)
+    add(enrolments)
+    before = [one.keys for one in enrolments.all()]
+
+    def interrupted() -> None:
+        with enrolments._changing() as database:
+            database.execute("DELETE FROM tokens")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [one.keys for one in enrolments.all()] == before
+
+
+def test_a_file_that_is_no_database_of_ours_is_refused(tmp_path: Path) -> None:
+    """Neither other bytes nor a later version are written over."""
+    enrolments = Enrolments(tmp_path)
+    enrolments.path.write_bytes(b"not a database" * 100)
+    assert reason(PlatformError, enrolments.all) == "database"
+    enrolments.path.unlink()
+    database = sqlite3.connect(enrolments.path)
+    database.execute("PRAGMA user_version = 7")
+    database.close()
+    assert reason(ConfigurationError, enrolments.all) == "version"

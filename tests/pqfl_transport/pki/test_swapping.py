@@ -1,0 +1,129 @@
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki import files, swapping
+from pqfl_transport.pki.swapping import STORE, replace_together
+
+NAMES = ("tls.pem", "tls.key", "ca.pem")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "north"
+    made.mkdir(mode=0o700)
+    for name in NAMES:
+        files.write_secret(made / name, f"{name} 0".encode())
+    (made / "roster.json").write_bytes(b"roster")
+    return made
+
+
+def contents(folder: Path) -> tuple[bytes, ...]:
+    return tuple((folder / name).read_bytes() for name in NAMES)
+
+
+def generation(number: int) -> dict[str, bytes]:
+    return {name: f"{name} {number}".encode() for name in NAMES}
+
+
+def test_files_are_replaced_together(folder: Path) -> None:
+    """After each replacement every name has the new content, keys have mode 0600, and one generation is kept."""
+    for number in (1, 2, 3):
+        replace_together(folder, generation(number))
+        assert contents(folder) == tuple(generation(number).values())
+        assert (folder / "tls.key").stat().st_mode & 0o777 == 0o600
+    kept = [path.name for path in (folder / STORE).iterdir() if not path.is_symlink()]
+    assert kept == ["0004"]
+    assert (folder / "roster.json").read_bytes() == b"roster"
+
+
+def test_what_is_not_named_stays(folder: Path) -> None:
+    """A later replacement of fewer files keeps the others as they are."""
+    replace_together(folder, generation(1))
+    replace_together(folder, {"tls.pem": b"new", "tls.key": b"newer"})
+    assert contents(folder) == (b"new", b"newer", b"ca.pem 1")
+
+
+def test_the_folder_can_be_moved_and_copied(folder: Path) -> None:
+    """Links are relative: a renewed folder works wherever it is put."""
+    replace_together(folder, generation(1))
+    moved = folder.with_name("moved")
+    shutil.copytree(folder, moved, symlinks=True)
+    shutil.rmtree(folder)
+    assert contents(moved) == tuple(generation(1).values())
+    replace_together(moved, generation(2))
+    assert contents(moved) == tuple(generation(2).values())
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def steps(monkeypatch: pytest.MonkeyPatch, die_at: int) -> Iterator[int]:
+    """Let the process die at one of the moments at which the disk changes; count them."""
+    count = 0
+
+    def counting(function):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        def call(*arguments, **options):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN003, ANN202
+            nonlocal count
+            count += 1
+            if count == die_at:
+                raise Killed
+            return function(*arguments, **options)
+
+        return call
+
+    for name in ("write_public", "write_secret", "sync_folder", "replace_secret"):
+        monkeypatch.setattr(swapping, name, counting(getattr(swapping, name)))
+    for name in ("replace", "symlink_to", "mkdir"):
+        monkeypatch.setattr(Path, name, counting(getattr(Path, name)))
+    yield count
+
+
+@pytest.mark.parametrize("converted", [False, True], ids=["first", "later"])
+def test_a_crash_at_any_moment_leaves_files_that_fit(folder: Path, converted: bool) -> None:
+    """Killed before any change of the disk, all names read the old or all the new generation, and it can go on."""
+    old, new = 0, 7
+    if converted:
+        replace_together(folder, generation(0))
+    seen, die_at = set(), 0
+    while die_at < 200:
+        die_at += 1
+        trial = folder.with_name(f"trial-{die_at}")
+        shutil.copytree(folder, trial, symlinks=True)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            next(steps(monkeypatch, die_at))
+            try:
+                replace_together(trial, generation(new))
+                died = False
+            except Killed:
+                died = True
+        found = contents(trial)
+        assert found in {tuple(generation(old).values()), tuple(generation(new).values())}, die_at
+        seen.add(found)
+        replace_together(trial, generation(9))
+        assert contents(trial) == tuple(generation(9).values())
+        if not died:
+            break
+    assert len(seen) == 2
+    assert 10 < die_at < 200
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    """A file that is not there cannot be replaced, and nothing has changed."""
+    (folder / "ca.pem").unlink()
+    with pytest.raises(ConfigurationError, match=r"ca\.pem"):
+        replace_together(folder, generation(1))
+    assert (folder / "tls.pem").read_bytes() == b"tls.pem 0"
+
+
+def test_a_strange_store_is_refused(folder: Path) -> None:
+    """A link that this program did not make is not followed."""
+    (folder / STORE).mkdir()
+    (folder / STORE / "current").symlink_to("../elsewhere")
+    with pytest.raises(ConfigurationError) as caught:
+        replace_together(folder, generation(1))
+    assert caught.value.reason == "malformed"

@@ -1,0 +1,166 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pqfl_transport import joining
+from pqfl_transport.content.receiving_keys import ReceivingKeys
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError, TransportError
+from pqfl_transport.joining import Joiner
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.tls.config import AllowedPeers, TlsConfig, TlsIdentity
+from pqfl_transport.tls.config import Role as End
+from tests.support.enrolment import make_token, serving
+from tests.support.pki import Federation, make_federation, other_authority
+
+FILES = {"tls.pem", "tls.key", "ca.pem", "signing.pem", "signing.key", "receiving.pub", "receiving.key", "sidecar.toml"}
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "fed", sites=("north",))
+
+
+def left_over(out: Path) -> list[str]:
+    return [path.name for path in out.parent.iterdir() if path.name.startswith(f".{out.name}.joining")]
+
+
+def test_a_site_joins(federation: Federation, tmp_path: Path) -> None:
+    """A token becomes a whole identity folder with keys made here, certified there, and a sidecar's configuration."""
+    out = tmp_path / "west"
+    with serving(federation, gateway="hub.example:9443", gateway_id=federation.gateway_uri) as service:
+        joined = service.joiner(service.token("west"), out).join()
+    assert {path.name for path in out.iterdir()} == FILES
+    assert all((out / name).stat().st_mode & 0o777 == 0o600 for name in FILES if name.endswith(".key"))
+    signer = keystore.load_signing_identity(out)
+    assert str(signer.id) == "spiffe://fed/site/west"
+    TlsConfig(End.CLIENT, TlsIdentity.load(out / "tls.pem", out / "tls.key", out / "ca.pem"),
+              federation.authority.policy, AllowedPeers(uris=(federation.gateway_uri,)))  # fmt: skip
+    assert (
+        ReceivingKeys.from_pem((out / "receiving.key").read_bytes()).newest.fingerprint == joined.receiving_fingerprint
+    )
+    config = tomllib.loads((out / "sidecar.toml").read_text())
+    assert (config["target"], config["verify-uri"]) == ("hub.example:9443", federation.gateway_uri)
+    assert config["renew"] == str(service.address)
+    assert left_over(out) == []
+
+
+def test_a_token_is_good_for_one_site_once(federation: Federation, tmp_path: Path) -> None:
+    """Somebody else with the same token is refused, and his keys do not lie about."""
+    with serving(federation) as service:
+        token = service.token("west")
+        service.joiner(token, tmp_path / "west").join()
+        with pytest.raises(MessageError) as caught:
+            service.joiner(token, tmp_path / "thief").join()
+        assert caught.value.reason == "token_used"
+        assert left_over(tmp_path / "thief") == []
+        assert not (tmp_path / "thief").exists()
+
+
+def test_an_expired_token_is_refused_here_and_there(federation: Federation, tmp_path: Path) -> None:
+    """The site does not try it; a site with a slow clock is told by the service."""
+    with serving(federation) as service:
+        token = make_token(federation, "west", seconds=10, now=1_000)
+        with pytest.raises(MessageError) as caught:
+            service.joiner(token, tmp_path / "west").join()
+        assert caught.value.reason == "token_expired"
+        assert service.requests == []
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(joining.JoinToken, "require_current", lambda *_: None)
+            with pytest.raises(MessageError) as caught:
+                service.joiner(token, tmp_path / "west").join()
+        assert caught.value.reason == "token_expired"
+        assert service.requests == ["POST /v1/join"]
+        assert left_over(tmp_path / "west") == []
+
+
+def test_a_site_posing_as_the_service_gets_nothing(federation: Federation, tmp_path: Path) -> None:
+    """A gateway's certificate, and that of an authority with the same name, are refused before anything is sent."""
+    stranger = other_authority(federation, tmp_path / "stranger", "gateway")
+    impostors = {federation.gateway: "wrong_root", stranger: "wrong_root"}
+    for folder, reason in impostors.items():
+        identity = TlsIdentity.load(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
+        for strangers in (False, True):
+            tls = TlsConfig(
+                End.SERVER, identity, federation.authority.policy, AllowedPeers(any_of_federation=True),
+                admits_strangers=strangers,
+            )  # fmt: skip
+            with serving(federation, tls=tls) as service:
+                with pytest.raises((CertificateError, PeerError)) as caught:
+                    service.joiner(service.token("west"), tmp_path / "west").join()
+                assert caught.value.reason == ("not_allowed" if strangers and folder == federation.gateway else reason)
+                assert service.requests == []
+            assert left_over(tmp_path / "west") == []
+
+
+def test_an_interrupted_join_goes_on(federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the answer came, or before it was sent, the same command ends with one set of certificates."""
+    out = tmp_path / "west"
+    with serving(federation) as service:
+        joiner = service.joiner(service.token("west"), out)
+        with monkeypatch.context() as patched:
+            patched.setattr(joining.Joiner, "_require_good", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                joiner.join()
+        assert len(left_over(out)) == 1
+        joined = joiner.join()
+        assert service.reports.names().count("joined") == 1
+    assert keystore.load_certificate(out / "tls.pem") == joined.tls
+    assert left_over(out) == []
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_somebody_has_to_approve(federation: Federation, tmp_path: Path) -> None:
+    """Until then the command says so and keeps its keys; after that the same command ends well."""
+    out = tmp_path / "west"
+    with serving(federation, by_hand=True) as service:
+        joiner = service.joiner(service.token("west"), out)
+        for _ in range(2):
+            with pytest.raises(TransportError) as caught:
+                joiner.join()
+            assert caught.value.reason == "pending"
+        service.desk.enrolments.decide(joiner.token.party, approve=True)
+        joiner.join()
+        assert service.reports.names() == ["join_pending", "joined"]
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_who_is_denied_does_not_come_in(federation: Federation, tmp_path: Path) -> None:
+    """A denied site is told so each time, and its keys are gone."""
+    with serving(federation) as service:
+        joiner = service.joiner(service.token("west", by_hand=True), tmp_path / "west")
+        with pytest.raises(TransportError):
+            joiner.join()
+        service.desk.enrolments.decide(joiner.token.party, approve=False)
+        with pytest.raises(MessageError) as caught:
+            joiner.join()
+        assert caught.value.reason == "denied"
+        assert left_over(tmp_path / "west") == []
+
+
+def test_a_folder_that_holds_something_is_left_alone(federation: Federation, tmp_path: Path) -> None:
+    """Nothing is sent and nothing overwritten."""
+    with serving(federation) as service:
+        joiner = service.joiner(service.token("west"), federation.site("north"))
+        with pytest.raises(ConfigurationError) as caught:
+            joiner.join()
+        assert caught.value.reason == "exists"
+        assert service.requests == []
+    assert tmp_path.exists()
+
+
+def test_only_who_dials_joins_with_a_token(federation: Federation, tmp_path: Path) -> None:
+    """A token for a gateway is refused: gateways are issued."""
+    with serving(federation) as service:
+        token = service.token("west")
+        wrong = joining.JoinToken(
+            token.level, token.root_sha256, token.service, SpiffeId("fed", Role.GATEWAY, "west"), token.expires_at,
+            token.secret,
+        )  # fmt: skip
+        with pytest.raises(ConfigurationError) as caught:
+            Joiner(wrong, service.address, tmp_path / "west").join()
+    assert caught.value.reason == "bad_token"
