@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.machine import describe, markdown
+from support.turns import Subjects, take_turns
 
 from certs.authority import Authority
 from certs.certifying import CertificationRequest, Certified
@@ -93,7 +93,7 @@ def usable(openssl: str | None) -> str | None:
     return None
 
 
-def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> dict[str, Callable[[], object]]:
+def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> Subjects:
     """Return the ways to issue that take turns; all of them verify that the request is signed by its key."""
     authority = Authority.create(folder, federation=FEDERATION, level=level)
     issuer = Issuer(
@@ -114,7 +114,7 @@ def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> dict[str
         other = SpiffeId(FEDERATION, Role.GATEWAY, f"hub-{next(numbers)}")
         return authority.certify(CertificationRequest(other, "gateway", key))
 
-    found: dict[str, Callable[[], object]] = {"in memory": ours, "authority with its ledger": with_ledger}
+    found: Subjects = {"in memory": ours, "authority with its ledger": with_ledger}
     if openssl is None:
         return found
     (folder / "request.pem").write_bytes(x509.load_der_x509_csr(request).public_bytes(Encoding.PEM))
@@ -132,19 +132,6 @@ def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> dict[str
         [openssl, "version"], capture_output=True, check=True
     )
     return found
-
-
-def take_turns(subjects: dict[str, Callable[[], object]], runs: int, repeat: int) -> dict[str, float]:
-    """Return the median seconds of each subject over turns of ``repeat`` calls; the first turn is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for number in range(runs + 1):
-        for name, subject in subjects.items():
-            began = time.perf_counter()
-            for _ in range(repeat):
-                subject()
-            if number:
-                seconds[name].append((time.perf_counter() - began) / repeat)
-    return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def sizes(folder: Path) -> str:

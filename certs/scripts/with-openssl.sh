@@ -204,28 +204,6 @@ write_configuration() {
 [ req ]
 distinguished_name = names
 [ names ]
-[ root ]
-private_key = $ENV::CA_DIR/root.key
-certificate = $ENV::CA_DIR/root.pem
-database = $ENV::CA_DIR/root/index.txt
-crlnumber = $ENV::CA_DIR/root/crlnumber
-new_certs_dir = $ENV::CA_DIR/root
-rand_serial = yes
-default_md = default
-default_crl_days = 7
-crl_extensions = crl
-policy = names_policy
-[ issuing ]
-private_key = $ENV::CA_DIR/issuing.key
-certificate = $ENV::CA_DIR/issuing.pem
-database = $ENV::CA_DIR/issuing/index.txt
-crlnumber = $ENV::CA_DIR/issuing/crlnumber
-new_certs_dir = $ENV::CA_DIR/issuing
-rand_serial = yes
-default_md = default
-default_crl_days = 7
-crl_extensions = crl
-policy = names_policy
 [ names_policy ]
 organizationName = supplied
 organizationalUnitName = supplied
@@ -235,6 +213,19 @@ authorityKeyIdentifier = keyid:always
 CONFIGURATION
     local authority
     for authority in root issuing; do
+        cat >>"$dir/openssl.cnf" <<CONFIGURATION
+[ $authority ]
+private_key = \$ENV::CA_DIR/$authority.key
+certificate = \$ENV::CA_DIR/$authority.pem
+database = \$ENV::CA_DIR/$authority/index.txt
+crlnumber = \$ENV::CA_DIR/$authority/crlnumber
+new_certs_dir = \$ENV::CA_DIR/$authority
+rand_serial = yes
+default_md = default
+default_crl_days = 7
+crl_extensions = crl
+policy = names_policy
+CONFIGURATION
         mkdir -- "$dir/$authority"
         : >"$dir/$authority/index.txt"
         printf 'unique_subject = no\n' >"$dir/$authority/index.txt.attr"

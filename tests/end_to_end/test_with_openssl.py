@@ -6,7 +6,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,10 @@ def extensions(one: x509.Certificate) -> dict[str, tuple[bool, object]]:
     }
 
 
+def validity(one: x509.Certificate) -> timedelta:
+    return one.not_valid_after_utc - one.not_valid_before_utc
+
+
 def test_our_verifier_takes_every_certificate(ring: Path) -> None:
     """Chain, algorithms, usage and name, as strictly as a peer's certificate is checked."""
     anchors = keystore.load_anchors(ring / "ca" / "ca.pem")
@@ -123,9 +127,8 @@ def test_they_are_what_pqfl_ca_would_have_made(ring: Path, tmp_path: Path) -> No
         assert (theirs.subject, theirs.issuer) == (own.subject, own.issuer)
         assert chain.key_algorithm_name(theirs) == chain.key_algorithm_name(own)
         assert chain.signature_algorithm_name(theirs) == chain.signature_algorithm_name(own)
-        assert (theirs.not_valid_after_utc - theirs.not_valid_before_utc) == (
-            own.not_valid_after_utc - own.not_valid_before_utc
-        )
+        # OpenSSL looks at the clock a second time for the end.
+        assert abs(validity(theirs) - validity(own)) < timedelta(seconds=5)
         assert theirs.serial_number.bit_length() > 100
         raw = theirs.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         identifier = chain.find_extension(theirs, x509.SubjectKeyIdentifier)
