@@ -10,9 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import MessageError
-from pqfl_transport.pki import chain
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.requests import make_request, open_request
 from pqfl_transport.pki.spiffe import SpiffeId
@@ -176,6 +178,30 @@ def test_what_openssl_makes_is_read_by_us(openssl: str, federation: pki.Federati
     (made,) = chain.load_certificates((tmp_path / "pem").read_bytes())
     assert chain.is_self_signed(made)
     assert chain.key_algorithm_name(made) == chain.signature_algorithm_name(made) == leaf
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("form", ["seed-only", "priv-only", "seed-priv"])
+@pytest.mark.parametrize("algorithm", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_openssls_private_keys_are_read(
+    openssl: str, tmp_path: Path, algorithm: str, form: str, encrypted: bool
+) -> None:
+    """RFC 9881 §6: keys with their seed sign here, keys without are known by name, and both are usable in TLS."""
+    path = tmp_path / "key"
+    protection = ("-aes-256-cbc", "-pass", "pass:correct horse") if encrypted else ()
+    formats = ("-provparam", f"ml-dsa.output_formats={form}")
+    done = run(openssl, "genpkey", "-algorithm", algorithm, *formats, *protection, "-out", path)
+    assert done.returncode == 0, done.stderr
+    path.chmod(0o600)
+    public = run(openssl, "pkey", "-pubout", "-in", path, "-passin", "pass:correct horse").stdout
+    spki = armour.decode(public.encode(), "PUBLIC KEY")
+    if form == "priv-only":
+        with pytest.raises(ConfigurationError, match=f"an {algorithm} key in expanded form, without its seed"):
+            keystore.load_signing_key(path, fixed("correct horse"))
+    else:
+        assert keystore.load_signing_key(path, fixed("correct horse")).verifying_key.spki == spki
+    pem = keystore.load_private_pem(path, fixed("correct horse"))
+    assert mldsa_keys.public_half(armour.decode(pem, pkcs8.PLAIN_LABEL)) == spki
 
 
 def test_our_requests_verify(openssl: str, federation: pki.Federation, tmp_path: Path) -> None:
