@@ -146,7 +146,7 @@ new_request() {
 key_identifier() {
     local at
     ossl req -config "$cnf" -in "$1" -noout -pubkey | ossl pkey -pubin -outform DER -out "$work/spki"
-    at=$("$openssl" asn1parse -inform DER -in "$work/spki" | awk -F: '/BIT STRING/ { print $1 + 0; exit }')
+    at=$("$openssl" asn1parse -inform DER -in "$work/spki" | awk -F: '/BIT STRING/ && !seen++ { print $1 + 0 }')
     "$openssl" asn1parse -inform DER -in "$work/spki" -strparse "$at" -noout -out "$work/raw"
     "$openssl" dgst -sha256 -r "$work/raw" | cut -c 1-40
 }
@@ -249,7 +249,8 @@ init() {
     new_request "$dir/root.key" "$subject=root" "$work/root.csr"
     new_request "$dir/issuing.key" "$subject=issuing" "$work/issuing.csr"
     authority_extensions 1 | certify root 3650 "$subject=root" "$work/root.csr" "$dir/root.pem" -selfsign
-    { authority_extensions 0; printf '%s\n' "$issued_by"; } | certify root 1825 "$subject=issuing" "$work/issuing.csr" "$dir/issuing.pem"
+    { authority_extensions 0; printf '%s\n' "$issued_by"; } |
+        certify root 1825 "$subject=issuing" "$work/issuing.csr" "$dir/issuing.pem"
     cat -- "$dir/root.pem" "$dir/issuing.pem" >"$dir/ca.pem"
     chmod 644 "$dir/ca.pem"
 }
@@ -261,6 +262,14 @@ open_authority() {
     # Its own algorithm, whatever the options say: an authority is of one level.
     read -r federation algorithm <"$dir/federation.txt"
     require_algorithm "$algorithm"
+}
+
+# A key of another algorithm would be refused by every peer, and with it the party that nobody told.
+require_level() {
+    local found
+    ossl req -config "$cnf" -in "$1" -noout -text >"$work/text" 2>/dev/null || die "$1: no certification request"
+    found=$(awk -F ': ' '/Public Key Algorithm/ && !seen++ { print $2 }' "$work/text")
+    [ "$found" = "$algorithm" ] || die "$1: asks for a key of $found, and this authority certifies $algorithm"
 }
 
 tls_usage() {
@@ -361,6 +370,7 @@ case "$command" in
         require_new "$4"
         usage=$(tls_usage "$1")
         [ "$renew" = yes ] || require_free "$1" "$2"
+        require_level "$3"
         sign "$1" "$2" "$usage" "$3" "$4" "${@:5}"
         done_with "$4: spiffe://$federation/$1/$2"
         ;;

@@ -232,6 +232,12 @@ def test_requests_prove_possession_and_ask_for_nothing(openssl: str, ring: Path,
     said = refused("sign", ring / "ca", "site", name, tmp_path / "bad", made, openssl=openssl)
     assert "signed with its own key" in said
     assert not made.exists()
+    subprocess.run(
+        [openssl, "req", "-new", "-newkey", "ED25519", "-noenc", "-keyout", tmp_path / "key", "-subj", "/CN=x", "-out",
+         tmp_path / "classical"], check=True, capture_output=True,
+    )  # fmt: skip
+    said = refused("sign", ring / "ca", "site", name, tmp_path / "classical", made, openssl=openssl)
+    assert f"a key of ED25519, and this authority certifies {key.algorithm}" in said
     good("sign", ring / "ca", "site", name, tmp_path / "csr", made, openssl=openssl)
     leaf = certificate(made)
     assert chain.verifying_key(leaf) == key.verifying_key
@@ -290,7 +296,7 @@ def test_algorithms_of_a_provider(openssl: str, tmp_path: Path, algorithm: str) 
         (("issue", "{ca}", "bank", "bank-b", "{new}"), "unknown profile bank"),
         (("issue", "{ca}", "gateway", "hub-2", "{new}", "a,URI:spiffe://ring/site/x"), "neither a host name"),
         (("issue", "{ca}", "gateway", "../hub", "{new}"), "name '../hub' is not"),
-        (("sign", "{ca}", "site", "bank-z", "{old}/text", "{new}"), "signed with its own key"),
+        (("sign", "{ca}", "site", "bank-z", "{old}/text", "{new}"), "no certification request"),
         (("burn", "{ca}"), "unknown command burn"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
