@@ -20,10 +20,11 @@ from pqfl_transport import problems
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 from pqfl_transport.pki.enrolment import JOIN_PATH, MAX_MESSAGE_BYTES, RENEW_PATH, STATUS_PATH
 
-CRL_FILE = "crl.pem"
 _READ_SECONDS = 30.0
 # What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
-_THEIR_FAULT = frozenset({"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name"})
+_THEIR_FAULT = frozenset(
+    {"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name", "key_in_use", "key_revoked", "was_revoked"}
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,7 +39,7 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
             web.get(STATUS_PATH, api.status),
             web.post(RENEW_PATH, api.renew),
             web.get("/v1/ca", api.file("ca.pem", "application/x-pem-file")),
-            web.get("/v1/crl", api.file(CRL_FILE, "application/x-pem-file")),
+            web.get("/v1/crl", api.file("crl.pem", "application/x-pem-file")),
             web.get("/v1/roster", api.file("roster.json", "application/json")),
         ]
     )

@@ -1,84 +1,59 @@
-"""The certificate authority of a federation as a folder, and what is done with it: make it, issue from it, renew keys.
+"""The certificate authority of a federation, and what is done with it: make it, issue, renew, admit, revoke, replace.
 
-    federation.json   name and security level          issued.jsonl   every certificate ever signed
-    root.pem          root.key       SECRET, offline   roster.json    who belongs, signed by the root
-    issuing.pem       issuing.key    SECRET            ca.pem         both certificates, for everybody
-                                                       rekeyed.jsonl  new receiving keys that parties announced
-
-`advisory.json` is there once the root withdrew an algorithm. The ceremony around it is in `certs/README.md`.
+The folder is `certs.folder`; every method that changes it holds its lock, and first finishes or takes back what a
+killed one left. The ceremony around it is in `certs/README.md`.
 """
 
-import fcntl
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from certs.certifying import (
     CertificationRequest,
     Certified,
     Renewal,
+    certified_before,
     certify,
     default_seconds,
     require_certifiable,
-    require_first,
+    require_fresh_keys,
+    require_keys_of_profile,
     require_renewal,
 )
-from certs.identity import Identity, make_identity, to_key_file
-from certs.ledger import Entry, read_ledger, write_ledger
+from certs.entry import Entry, State, to_text
+from certs.folder import AuthorityFolder
+from certs.identity import make_identity, to_key_file
+from certs.issuing import Issued, describe_request, finish, publish, recover, require_free_name
+from certs.ledger import Candidate, Preparation
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
+from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
+from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
 from certs.staging import restored_on_failure, staged_folder
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
-from pqfl_transport.pki import chain, keystore
-from pqfl_transport.pki.advisory import open_advisory, sign_advisory
+from pqfl_transport.errors import CertificateError, ConfigurationError
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.advisory import sign_advisory
 from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
-from pqfl_transport.pki.documents import parse_object, require_fields
-from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
-from pqfl_transport.pki.profiles import DAY_SECONDS, Profile, Usage, find_profile
+from pqfl_transport.pki.profiles import DAY_SECONDS, Usage, find_profile
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party, Roster, sign_roster
-from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
+from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.statements import open_statement
-from pqfl_transport.policy import DEFAULT_LEVEL, Advisory, Policy, SecurityLevel, Withdrawal, for_level
+from pqfl_transport.policy import DEFAULT_LEVEL, Advisory, SecurityLevel, Withdrawal, for_level
 
 DEFAULT_FEDERATION = "pqfl"
-DEFAULT_WEIGHT_CAP = 1_000_000
-"""The most samples one update of a site may claim where nobody says otherwise."""
-
-_TAG = "federation/v1"
-_SETTINGS_FIELDS = {"pqfl": str, "federation": str, "level": str}
+_LOG_ALGORITHM = "ML-DSA-65"
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """What ``Authority.issue`` did."""
-
-    id: SpiffeId
-    folder: Path
-    entries: tuple[Entry, ...]
-    """The new lines of the ledger, one a certificate."""
-    roster_number: int | None
-    """The number of the new roster; ``None`` where the party is not in it and the roster stayed as it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """An authority's folder. Private keys are read when they are needed and kept no longer."""
-
-    folder: Path
-    federation: str
-    level: SecurityLevel
-    passphrases: PassphraseSource = field(default=from_environment, compare=False, repr=False)
-    """Asked where ``root.key`` or ``issuing.key`` is encrypted."""
+class Authority(AuthorityFolder):
+    """An authority, by its folder."""
 
     @classmethod
     def create(
@@ -92,7 +67,7 @@ class Authority:
     ) -> Self:
         """Make root, issuing authority and an empty roster number 1; the folder appears whole or not at all.
 
-        With a passphrase both private keys are encrypted. ``now`` is the system's clock unless given. Raises
+        With a passphrase all private keys are encrypted. ``now`` is the system's clock unless given. Raises
         ``ConfigurationError``: ``exists`` for a folder that holds anything, ``unknown_level``; ``CertificateError``
         (``bad_name``) for a name outside the grammar.
         """
@@ -104,53 +79,6 @@ class Authority:
             replace(authority, folder=stage)._write_new(root, issuing, passphrase, now)  # noqa: SLF001 -- the same class
         return authority
 
-    @classmethod
-    def open(cls, folder: Path, passphrases: PassphraseSource = from_environment) -> Self:
-        """Open an existing authority. Raises ``ConfigurationError`` naming the file that is missing or malformed."""
-        path = folder / "federation.json"
-        data = keystore.read_public(path)
-        try:
-            settings = require_fields(parse_object(data, str(path)), _SETTINGS_FIELDS, str(path))
-        except MessageError as error:
-            raise ConfigurationError(str(error), reason="malformed") from error
-        if settings["pqfl"] != _TAG:
-            raise ConfigurationError(f"{path}: says {settings['pqfl'][:40]!r} and not {_TAG!r}", reason="malformed")
-        try:
-            require_label("federation", settings["federation"])
-            return cls(folder, settings["federation"], for_level(settings["level"]).level, passphrases)
-        except (CertificateError, ConfigurationError) as error:
-            raise ConfigurationError(f"{path}: {error}", reason="malformed") from error
-
-    @property
-    def ca_path(self) -> Path:
-        """Root and issuing certificate, for every party."""
-        return self.folder / "ca.pem"
-
-    @property
-    def roster_path(self) -> Path:
-        """The current roster, to be given to every party again whenever its number changes."""
-        return self.folder / "roster.json"
-
-    @property
-    def advisory_path(self) -> Path:
-        """The current advisory, to be given to every party again whenever its number changes."""
-        return self.folder / "advisory.json"
-
-    @property
-    def ledger_path(self) -> Path:
-        """Every certificate that was ever signed."""
-        return self.folder / "issued.jsonl"
-
-    @property
-    def record_path(self) -> Path:
-        """Every new receiving key that was taken into a roster."""
-        return self.folder / "rekeyed.jsonl"
-
-    @property
-    def policy(self) -> Policy:
-        """The policy of the federation's level."""
-        return for_level(self.level)
-
     def issue(  # noqa: PLR0913 -- one call says everything, in keywords
         self,
         *,
@@ -161,34 +89,41 @@ class Authority:
         days: int | None = None,
         weight_cap: int = DEFAULT_WEIGHT_CAP,
         passphrase: bytes | None = None,
+        reissue: bool = False,
         now: datetime | None = None,
     ) -> Issued:
         """Make a party's keys and certificates as the folder ``out`` and enter it in ledger and roster: all or nothing.
 
         ``days`` is the profile's default unless given, or what remains of the issuer's life where that is less. With a
-        passphrase the party's private keys are encrypted.
-        Raises ``ConfigurationError``: ``exists`` (``out`` holds something), ``already_issued``, ``unknown_profile``,
-        ``bad_host``, ``bad_validity``, ``bad_weight_cap``, ``missing`` for a private key that is not in the folder;
-        ``CertificateError`` (``bad_name``) for a name outside the grammar.
+        passphrase the party's private keys are encrypted. ``reissue`` gives a name again that was revoked.
+        Raises ``ConfigurationError``: ``exists`` (``out`` holds something), ``already_issued``, ``was_revoked``,
+        ``unknown_profile``, ``bad_host``, ``bad_validity``, ``bad_weight_cap``, ``missing`` for a private key that is
+        not in the folder; ``CertificateError`` (``bad_name``) for a name outside the grammar.
         """
         now = now or datetime.now(UTC)
         row = find_profile(profile)
         party_id = SpiffeId(self.federation, row.role, name)
         if not 0 <= weight_cap <= MAX_WEIGHT_CAP:
             raise ConfigurationError(f"weight cap {weight_cap} is not 0 to {MAX_WEIGHT_CAP}", reason="bad_weight_cap")
-        with self._locked():
-            ledger = self._ledger_without(party_id)
-            issuer = self._issuer("issuing", now)
+        request = describe_request(row, party_id, out, hosts, days, weight_cap)
+        with self._changing(now) as finished:
+            if request in finished:
+                return self._issued(party_id, out)
+            require_free_name(self.ledger, party_id, reissue=reissue, now=now)
+            issuer = self.issuer("issuing", now)
             seconds = default_seconds(issuer, row, now) if days is None else days * DAY_SECONDS
             identity = make_identity(issuer, row, party_id, self.policy, now=now, seconds=seconds, hosts=hosts)
-            entries = _entries(identity, row, now)
-            cap = weight_cap if row.role is Role.SITE else 0
-            with restored_on_failure(self.ledger_path, self.roster_path), staged_folder(out) as stage:
-                identity.write(stage, keystore.read_public(self.ca_path), passphrase)
-                # The ledger first: a certificate that it does not know could never be revoked.
-                write_ledger(self.ledger_path, (*ledger, *entries))
-                number = self._admit(identity.party(weight_cap=cap), now)
-        return Issued(party_id, out, entries, number)
+            usages = (row.tls_usage, Usage.SIGNING)
+            entries = [
+                Entry.of(certificate, holder=str(party_id), usage=usage, now=now, issuer=issuer.certificate,
+                         state=State.PREPARED)
+                for usage, certificate in zip(usages, identity.certificates, strict=False)
+            ]  # fmt: skip
+            party = identity.party(weight_cap=weight_cap if row.role is Role.SITE else 0)
+            roster = None if party is None else self._following(party, now)
+            publish(self, identity, entries, out, request=request, roster=roster, passphrase=passphrase, now=now)
+            finish(self, Preparation(str(party_id), request, "", str(out), roster), now)
+            return self._issued(party_id, out)
 
     def certify(
         self,
@@ -197,48 +132,44 @@ class Authority:
         now: datetime | None = None,
         seconds: int | None = None,
         renews: Renewal | None = None,
-        keep: Callable[[Certified], None] = lambda _made: None,
+        reissue: bool = False,
     ) -> Certified:
         """Certify keys that a party made itself, for ``seconds``, the profile's default or the rest of the issuer's.
 
-        The ledger has the certificates when this returns. A new party is a candidate: no roster names it yet. Without
-        ``renews`` the name has to be new. ``keep`` is given the certificates before the ledger has them, so that they
-        are not lost if the process dies in between; whether they count, `knows` tells. Raises what
-        `require_certifiable`, `require_first`, `require_renewal` and `certifying.certify` raise, and
-        ``ConfigurationError`` (``missing``) without the issuing key.
+        The ledger has the certificates when this returns, and the same request again is given the same ones. A party
+        with content keys is a candidate: no roster names its key yet. Without ``renews`` the name has to be new, or
+        revoked and to be ``reissue``-d. Raises what `require_certifiable`, `require_free_name`, `require_renewal`,
+        `require_fresh_keys` and `certifying.certify` raise, and ``ConfigurationError`` (``missing``) without the
+        issuing key.
         """
         now = now or datetime.now(UTC)
         row = find_profile(request.profile)
         require_certifiable(request, row, self.policy)
-        with self._locked():
-            ledger = read_ledger(self.ledger_path)
+        with self._changing(now):
             if renews is None:
-                require_first(request, row, ledger)
+                require_keys_of_profile(request, row)
             else:
-                request = require_renewal(request, row, renews, ledger, now)
-            issuer = self._issuer("issuing", now)
+                request = require_renewal(request, row, renews, self.ledger.entries(party=str(request.id)), now)
+            ca_pem = keystore.read_public(self.ca_path)
+            before = certified_before(request, row, self.ledger, ca_pem, now, evidence=renews)
+            if before is not None:
+                return before
+            if renews is None:
+                require_free_name(self.ledger, request.id, reissue=reissue, now=now)
+            require_fresh_keys(request, row, self.ledger)
+            issuer = self.issuer("issuing", now)
             seconds = default_seconds(issuer, row, now) if seconds is None else seconds
-            made = certify(issuer, request, row, keystore.read_public(self.ca_path), now=now, seconds=seconds)
-            entries = [Entry.of(made.tls_certificate, holder=str(request.id), usage=row.tls_usage, now=now)]
-            if made.signing_certificate is not None:
-                signing = Entry.of(made.signing_certificate, holder=str(request.id), usage=Usage.SIGNING, now=now)
-                entries.append(signing)
-            keep(made)
-            write_ledger(self.ledger_path, (*ledger, *entries))
+            made = certify(issuer, request, row, ca_pem, now=now, seconds=seconds)
+            self._enter(made, request, row.tls_usage, issuer, now, kind="issue" if renews is None else "renew")
         return made
 
-    def knows(self, certificate: x509.Certificate) -> bool:
-        """Whether the ledger has this certificate: one that it has not was never given to anybody."""
-        sha256 = certificate.fingerprint(SHA256()).hex()
-        return any(entry.sha256 == sha256 for entry in read_ledger(self.ledger_path))
-
     def has_issued(self, party_id: SpiffeId) -> bool:
-        """Whether the ledger has certificates of this party."""
-        return any(entry.id == str(party_id) for entry in read_ledger(self.ledger_path))
+        """Whether the ledger has certificates of this party, whatever became of them."""
+        return bool(self.ledger.entries(party=str(party_id)))
 
     def names_of(self, role: Role) -> frozenset[str]:
         """Return the names of all parties of a role that were ever issued to."""
-        ids = {SpiffeId.parse(entry.id) for entry in read_ledger(self.ledger_path) if entry.id}
+        ids = {SpiffeId.parse(entry.id) for entry in self.ledger.entries() if entry.id}
         return frozenset(party.name for party in ids if party.role is role)
 
     def rekey(self, data: bytes, *, now: datetime | None = None) -> tuple[Rekeyed, int]:
@@ -248,25 +179,30 @@ class Authority:
         ``ConfigurationError`` where the root's key is not there.
         """
         now = now or datetime.now(UTC)
-        with self._locked():
+        with self._changing(now):
             roster, record = self.roster(), read_record(self.record_path)
             party, statement = open_statement(data, roster, now=now.timestamp())
             require_acceptable(
-                party, statement, roster=roster, record=record, ledger=read_ledger(self.ledger_path),
+                party, statement, roster=roster, record=record, ledger=self.ledger.entries(),
                 policy=self.policy,
             )  # fmt: skip
+            if str(party.id) in revoked_parties(self.ledger.entries(), roster):
+                raise CertificateError(f"{party.id} was revoked: the next roster does not name it", reason="revoked")
             taken = Rekeyed.of(party, statement, data, now)
             renewed = replace(
                 party,
                 receiving_key=statement.receiving_key,
                 receiving_fingerprint=statement.receiving_fingerprint,
             )
+            following = self._following(renewed, now)
             write_record(self.record_path, record)
             with restored_on_failure(self.record_path, self.roster_path):
                 # The record first: a statement that is in a roster and not in the record could be taken again.
                 write_record(self.record_path, (*record, taken))
-                number = self._admit(renewed, now)
-        return taken, number or 0
+                with self.ledger.writing(now) as book:
+                    book.record("rekey", **asdict(taken))
+                number = publish_roster(self, following, now)
+        return taken, number
 
     def advise(
         self,
@@ -283,7 +219,7 @@ class Authority:
         where no reader would take it.
         """
         now = now or datetime.now(UTC)
-        with self._locked():
+        with self._changing(now):
             former = self.advisory()
             known = {} if former is None else {one.algorithm: one for one in former.withdrawals}
             for name in restored:
@@ -292,97 +228,115 @@ class Authority:
             known |= {one.algorithm: one for one in withdrawals}
             number = 1 if former is None else former.number + 1
             advisory = Advisory(self.federation, number, int(now.timestamp()), expires_at, tuple(known.values()))
-            keystore.write_public(self.advisory_path, sign_advisory(advisory, self._issuer("root", now).key))
+            data = sign_advisory(advisory, self.issuer("root", now).key)
+            with self.ledger.writing(now) as book:
+                book.record("advisory", number=number, sha256=hashlib.sha256(data).hexdigest())
+            keystore.write_public(self.advisory_path, data)
         return advisory
 
-    def advisory(self) -> Advisory | None:
-        """Return the current advisory, verified, also where it is past its end; ``None`` before there was any."""
-        if not self.advisory_path.exists():
-            return None
-        roots = keystore.root_keys(keystore.load_anchors(self.folder / "root.pem"))
-        try:
-            # Whatever its dates, the next one begins with what it says.
-            return open_advisory(keystore.read_public(self.advisory_path), roots, now=0, federation=self.federation)
-        except MessageError as error:
-            raise ConfigurationError(f"{self.advisory_path}: {error}", reason="malformed") from error
+    def revoke(self, word: str, reason: str, *, now: datetime | None = None) -> tuple[Entry, ...]:
+        """Revoke every certificate of a party, or the one of a serial number; the next roster leaves the party out.
 
-    def roster(self) -> Roster:
-        """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
-        roots = keystore.root_keys(keystore.load_anchors(self.folder / "root.pem"))
-        return keystore.load_roster(self.roster_path, roots, federation=self.federation)
+        Others learn it by ``make_crl``. Raises what `find_entries` and `revoke_entries` raise.
+        """
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return revoke_entries(self, find_entries(self, word), reason, now)
+
+    def make_crl(
+        self, *, days: int = LIST_DAYS, at_least_number: int = 0, now: datetime | None = None
+    ) -> tuple[ListMade, ...]:
+        """Sign the next revocation lists into ``crl.pem``. Raises what `make_lists` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return make_lists(self, now, days=days, at_least_number=at_least_number)
+
+    def plan_roster(
+        self, *, only: Iterable[str] | None = None, weight_caps: Mapping[str, int] = MappingProxyType({}),
+        level: SecurityLevel | None = None, now: datetime | None = None,
+    ) -> RosterPlan:  # fmt: skip
+        """Return what the next roster would change. Raises what `rosters.plan_roster` raises."""
+        now = now or datetime.now(UTC)
+        return plan_roster(self, now=now, only=only, weight_caps=weight_caps, level=level)
+
+    def sign_roster(self, plan: RosterPlan, *, now: datetime | None = None) -> int:
+        """Sign the roster that was planned, with the root's key, and return its number.
+
+        Raises ``ConfigurationError``: ``missing`` without the root's key, ``stale_plan`` where there was another roster
+        or a revocation since; ``MessageError`` where no reader would take it.
+        """
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            gone = revoked_parties(self.ledger.entries(), plan.following)
+            if self.roster() != plan.present or gone:
+                raise ConfigurationError(
+                    f"{self.roster_path}: something changed since; look again", reason="stale_plan"
+                )
+            return publish_roster(self, sign_planned(self, plan.following, now), now)
+
+    def log_head(self, *, now: datetime | None = None) -> bytes:
+        """Return the signed head of the ledger, one JSON line: what peers keep, and later hold against the ledger.
+
+        Raises ``ConfigurationError`` (``missing``) where ``log.pub`` is there and ``log.key`` is not.
+        """
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            # Folders of a former version have none yet.
+            if not (self.folder / "log.pub").exists():
+                write_log_key(self.folder, None)
+            key = self.private_key(self.folder / "log.key")
+            with self.ledger.writing(now) as book:
+                return book.sign_head(key).encode() + b"\n"
+
+    def _enter(
+        self, made: Certified, request: CertificationRequest, usage: Usage, issuer: Issuer, now: datetime, *, kind: str
+    ) -> None:
+        holder = str(request.id)
+        with self.ledger.writing(now) as book:
+            for certificate, use in ((made.tls_certificate, usage), (made.signing_certificate, Usage.SIGNING)):
+                if certificate is not None:
+                    entry = Entry.of(certificate, holder=holder, usage=use, now=now, issuer=issuer.certificate)
+                    book.enter(entry, certificate, kind=kind)
+            if request.signing_key is not None:
+                book.propose(Candidate(holder, request.signing_key.spki, request.receiving_key, to_text(now)))
 
     def _write_new(self, root: Issuer, issuing: Issuer, passphrase: bytes | None, now: datetime) -> None:
-        settings = {"pqfl": _TAG, "federation": self.federation, "level": self.level.value}
-        keystore.write_public(self.folder / "federation.json", json.dumps(settings, indent=1).encode() + b"\n")
+        self.write_settings()
         pems = []
         for name, issuer in (("root", root), ("issuing", issuing)):
             pems.append(issuer.certificate.public_bytes(Encoding.PEM))
             keystore.write_public(self.folder / f"{name}.pem", pems[-1])
             keystore.write_secret(self.folder / f"{name}.key", to_key_file(issuer.key, passphrase))
         keystore.write_public(self.ca_path, b"".join(pems))
+        write_log_key(self.folder, passphrase)
         roster = Roster(self.federation, self.level, 1, int(now.timestamp()), MappingProxyType({}))
         keystore.write_public(self.roster_path, sign_roster(roster, root.key))
-        write_ledger(
-            self.ledger_path,
-            (
-                Entry.of(root.certificate, holder="", usage="root", now=now),
-                Entry.of(issuing.certificate, holder="", usage="issuing", now=now),
-            ),
-        )
+        with self.ledger.creating(now) as book:
+            for usage, issuer in (("root", root), ("issuing", issuing)):
+                entry = Entry.of(issuer.certificate, holder="", usage=usage, now=now, issuer=root.certificate)
+                book.enter(entry, issuer.certificate)
 
-    def _ledger_without(self, party_id: SpiffeId) -> tuple[Entry, ...]:
-        ledger = read_ledger(self.ledger_path)
-        for entry in ledger:
-            if entry.id == str(party_id):
-                raise ConfigurationError(
-                    f"{party_id} was already issued on {entry.issued_at[:10]}; see {self.ledger_path}",
-                    reason="already_issued",
-                )
-        return ledger
-
-    def _admit(self, party: Party | None, now: datetime) -> int | None:
-        """Sign the next roster, with this party in it, and return its number."""
-        if party is None:
-            return None
-        root = self._issuer("root", now)
+    def _issued(self, party_id: SpiffeId, out: Path) -> Issued:
+        entries = [one for one in self.ledger.entries(party=str(party_id)) if one.state == State.ISSUED]
+        latest = {entry.usage: entry for entry in entries if not entry.revoked_at}
         roster = self.roster()
-        parties = MappingProxyType({**roster.parties, str(party.id): party})
-        following = replace(roster, number=roster.number + 1, issued_at=int(now.timestamp()), parties=parties)
-        keystore.write_public(self.roster_path, sign_roster(following, root.key))
-        return following.number
+        listed = str(party_id) in roster.parties
+        return Issued(party_id, out, tuple(latest.values()), roster.number if listed else None)
 
-    def _issuer(self, name: str, now: datetime) -> Issuer:
-        """Load an authority's certificate and private key. Raises ``ConfigurationError`` where they do not fit."""
-        certificate_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certificate = keystore.load_certificate(certificate_path, now=now)
-        key = self._private_key(key_path)
-        if key.verifying_key != chain.verifying_key(certificate):
-            raise ConfigurationError(f"{key_path}: is not the private key of {certificate_path}", reason="key_mismatch")
-        return Issuer(certificate, key)
-
-    def _private_key(self, path: Path) -> SigningKey:
-        if path.name == "root.key" and not path.exists():
-            raise ConfigurationError(
-                f"{path}: the root signs rosters and advisories, so its private key has to be present while a party is"
-                " admitted or an algorithm withdrawn; bring it from where it is kept offline",
-                reason="missing",
-            )
-        return keystore.load_signing_key(path, self.passphrases)
+    def _following(self, party: Party, now: datetime) -> bytes:
+        """Return the next roster, signed, with this party in it and without whoever was revoked."""
+        return sign_planned(self, plan_roster(self, now=now, parties=(party,), only=()).following, now)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one process at a time change this folder; another one waits."""
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _changing(self, now: datetime) -> Iterator[dict[str, Preparation]]:
+        """Hold the lock, with nothing left half-done; give what a former command had left to be finished."""
+        with self.locked():
+            yield recover(self, now)
 
 
-def _entries(identity: Identity, profile: Profile, now: datetime) -> tuple[Entry, ...]:
-    holder = str(identity.id)
-    tls = Entry.of(identity.tls_certificate, holder=holder, usage=profile.tls_usage, now=now)
-    if identity.content is None:
-        return (tls,)
-    return (tls, Entry.of(identity.content.signing_certificate, holder=holder, usage=Usage.SIGNING, now=now))
+def write_log_key(folder: Path, passphrase: bytes | None) -> None:
+    """Make the key that signs the heads of the ledger."""
+    key = SigningKey.generate(_LOG_ALGORITHM)
+    keystore.write_secret(folder / "log.key", to_key_file(key, passphrase), overwrite=True)
+    public = key.verifying_key.pyca_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    keystore.write_public(folder / "log.pub", public)

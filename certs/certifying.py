@@ -11,9 +11,9 @@ from datetime import datetime
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 
-from certs.ledger import Entry
+from certs.entry import Entry, State, sha256_of, to_time
+from certs.ledger import Ledger
 from pqfl_transport.content.recipients import RecipientKey
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
@@ -82,15 +82,58 @@ def require_certifiable(request: CertificationRequest, profile: Profile, policy:
             )
 
 
-def require_first(request: CertificationRequest, profile: Profile, known: Iterable[Entry]) -> None:
-    """Raise ``ConfigurationError``: ``already_issued`` for a name that is in use, ``bad_keys`` for a missing key."""
-    for entry in known:
-        if entry.id == str(request.id):
-            raise ConfigurationError(
-                f"{request.id} was already issued on {entry.issued_at[:10]}", reason="already_issued"
-            )
+def require_keys_of_profile(request: CertificationRequest, profile: Profile) -> None:
+    """Raise ``ConfigurationError`` (``bad_keys``) where a first request lacks a key that its profile has."""
     if profile.has_content_keys and (request.signing_key is None or request.receiving_key is None):
         raise _bad_keys(f"a {profile.name} needs a signing and a receiving key")
+
+
+def require_fresh_keys(request: CertificationRequest, profile: Profile, ledger: Ledger) -> None:
+    """Raise ``ConfigurationError``: ``key_in_use`` for another party's key or in another use, ``key_revoked``."""
+    wanted = [(request.tls_key, str(profile.tls_usage))]
+    wanted += [] if request.signing_key is None else [(request.signing_key, str(Usage.SIGNING))]
+    for key, usage in wanted:
+        for entry in ledger.entries_of_key(key.fingerprint.hex()):
+            if (entry.id, entry.usage) != (str(request.id), usage):
+                raise ConfigurationError(
+                    f"{request.id}: its {usage} key is in use by {entry.id or 'an authority'} ({entry.usage})",
+                    reason="key_in_use",
+                )
+            if entry.revoked_at:
+                raise ConfigurationError(f"{request.id}: a certificate of this key was revoked", reason="key_revoked")
+
+
+def certified_before(
+    request: CertificationRequest, profile: Profile, ledger: Ledger, ca_pem: bytes, now: datetime,
+    *, evidence: Renewal | None,
+) -> Certified | None:  # fmt: skip
+    """Return what exactly these keys were given before: whoever did not get the answer asks again.
+
+    A certificate counts until two thirds of its life are over, and only where it is not the one that is to be renewed.
+    """
+    entries = ledger.entries(party=str(request.id))
+    tls = _latest(entries, request.tls_key, profile.tls_usage, now)
+    signing = None if request.signing_key is None else _latest(entries, request.signing_key, Usage.SIGNING, now)
+    if tls is None or (signing is None) != (request.signing_key is None):
+        return None
+    if evidence is not None and tls.sha256 == sha256_of(evidence.tls_certificate):
+        return None
+    candidate = next((one for one in ledger.candidates() if one.id == str(request.id)), None)
+    if evidence is None and candidate is not None and candidate.receiving_key != request.receiving_key:
+        return None
+    certificate = ledger.certificate(tls.sha256)
+    if certificate is None or set(request.hosts) - set(hosts_of(certificate)):
+        return None
+    return Certified(certificate, None if signing is None else ledger.certificate(signing.sha256), ca_pem)
+
+
+def _latest(entries: Iterable[Entry], key: VerifyingKey, usage: Usage, now: datetime) -> Entry | None:
+    """Return the newest certificate of this use where it is this key's, good, and not in the last third of its life."""
+    of_use = [entry for entry in entries if entry.usage == usage and entry.state != State.WITHDRAWN]
+    if not of_use or of_use[-1].key_sha256 != key.fingerprint.hex() or not of_use[-1].is_good(now):
+        return None
+    begin, end = to_time(of_use[-1].not_before), to_time(of_use[-1].not_after)
+    return None if now > end - (end - begin) / 3 else of_use[-1]
 
 
 def require_renewal(
@@ -99,8 +142,8 @@ def require_renewal(
     """Return the request as it may be granted, with the present host names where it names none.
 
     Raises ``CertificateError``: ``not_ours`` for evidence that the ledger does not have for this party and use,
-    ``expired``; ``ConfigurationError``: ``bad_keys`` for a signing key without the present one's signature and for a
-    receiving key, ``bad_host`` for a name that the present certificate does not have.
+    ``revoked``, ``expired``; ``ConfigurationError``: ``bad_keys`` for a signing key without the present one's signature
+    and for a receiving key, ``bad_host`` for a name that the present certificate does not have.
     """
     entries = tuple(known)
     _require_ours(renews.tls_certificate, request.id, profile.tls_usage, entries, now)
@@ -149,8 +192,11 @@ def hosts_of(certificate: x509.Certificate) -> tuple[Host, ...]:
 def _require_ours(
     certificate: x509.Certificate, party: SpiffeId, usage: Usage, known: Iterable[Entry], now: datetime
 ) -> None:
-    sha256 = certificate.fingerprint(SHA256()).hex()
-    entry = next((one for one in known if one.sha256 == sha256), None)
+    entry = next((one for one in known if one.sha256 == sha256_of(certificate)), None)
+    if entry is not None and entry.revoked_at:
+        raise CertificateError(
+            f"{chain.describe(certificate)} was revoked {entry.revoked_at}: {entry.reason}", reason="revoked"
+        )
     if entry is None or (entry.id, entry.usage) != (str(party), usage):
         raise CertificateError(
             f"{chain.describe(certificate)} is not one that this authority gave {party} for {usage.value} use",

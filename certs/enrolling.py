@@ -1,10 +1,9 @@
 """The rules of the enrolment service: what it answers to a request to join or to renew. No network in here.
 
-Every step is written down before the next one is taken, so a process that is killed anywhere leaves a state from which
-the same request, sent again, goes on: it gets the certificates that the ledger has, and never a second set.
+A process that is killed anywhere leaves a state from which the same request, sent again, goes on: a token is bound to
+its first request before anything is issued, and the authority gives the same keys the same certificates again.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,9 +11,8 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import Authority
-from certs.certifying import CertificationRequest, Certified, Renewal, require_certifiable
+from certs.certifying import CertificationRequest, Renewal, require_certifiable
 from certs.enrolments import Enrolment, Enrolments
-from pqfl_transport.crypto.contexts import length_prefixed
 from pqfl_transport.errors import CertificateError, MessageError, PeerError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.chain import ChainVerifier
@@ -87,20 +85,7 @@ class Desk:
         self._require_present(present, new, profile)
         if profile.tls_usage is Usage.CLIENT and peer_certificate != _der(present):
             raise PeerError(f"{new.party} renews over the certificate that it renews", reason="wrong_certificate")
-        digest = _digest(present, new)
-        answered = self.enrolments.renewal(digest)
-        if answered.answer is not None:
-            return answered.answer
-        answer = self._recovered(answered.prepared)
-        if answer is None:
-            now = self.clock()
-
-            def keep(payload: bytes) -> None:
-                self.enrolments.prepare_renewal(digest, payload, now=int(now.timestamp()))
-
-            renews = Renewal(present.tls, present.signing)
-            answer = self._certify(_request(new), keep, renews, now)
-        self.enrolments.finish_renewal(digest, answer)
+        answer = self._certify(_request(new), Renewal(present.tls, present.signing))
         self.report("renewed", _facts(str(new.party), answer))
         return answer
 
@@ -109,38 +94,15 @@ class Desk:
             return enrolment.answer
         if enrolment.state is not State.APPROVED:
             return grant_payload(enrolment.state)
-        token_id = enrolment.keys.token_id
-        answer = self._recovered(enrolment.prepared)
-        if answer is None:
-
-            def keep(payload: bytes) -> None:
-                self.enrolments.prepare(token_id, payload)
-
-            answer = self._certify(request, keep, None, self.clock())
-        self.enrolments.finish(token_id, answer)
+        answer = self._certify(request, None)
+        self.enrolments.finish(enrolment.keys.token_id, answer)
         self.report("joined", _facts(str(request.id), answer))
         return answer
 
-    def _recovered(self, prepared: bytes | None) -> bytes | None:
-        """Return what was prepared before the process died, if the ledger has it."""
-        if prepared is None:
-            return None
-        _, grant = open_grant(prepared)
-        return prepared if grant is not None and self.authority.knows(grant.tls) else None
-
-    def _certify(
-        self, request: CertificationRequest, keep: Callable[[bytes], None], renews: Renewal | None, now: datetime
-    ) -> bytes:
-        payload = b""
-
-        def prepare(made: Certified) -> None:
-            nonlocal payload
-            grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
-            payload = grant_payload(State.ISSUED, grant)
-            keep(payload)
-
-        self.authority.certify(request, now=now, seconds=self.seconds, renews=renews, keep=prepare)
-        return payload
+    def _certify(self, request: CertificationRequest, renews: Renewal | None) -> bytes:
+        made = self.authority.certify(request, now=self.clock(), seconds=self.seconds, renews=renews)
+        grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
+        return grant_payload(State.ISSUED, grant)
 
     def _require_present(self, present: PresentCertificates, new: NewKeys, profile: Profile) -> None:
         """Verify that what a renewal rests on holds now and names the party that asks."""
@@ -157,12 +119,6 @@ class Desk:
 
 def _request(new: NewKeys) -> CertificationRequest:
     return CertificationRequest(new.party, new.party.role.value, new.tls, new.signing, new.receiving)
-
-
-def _digest(present: PresentCertificates, new: NewKeys) -> str:
-    """Name what a renewal asks for: the same keys for the same certificate are the same request."""
-    signing = b"" if new.signing is None else new.signing.fingerprint
-    return hashlib.sha256(length_prefixed(_der(present), new.tls.fingerprint, signing)).hexdigest()
 
 
 def _der(present: PresentCertificates) -> bytes:

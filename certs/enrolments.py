@@ -6,10 +6,8 @@ A token is kept as what was derived from it (`TokenKeys`), never as its text. It
       └──────────────────▲   └─▶ denied
 
 ``pending`` only where somebody has to approve. Each step is one transaction. The request that was first made with a
-token is the only one it is good for: the same bytes again get the same answer, others are refused.
-
-Certificates are written down here, as ``prepared``, before the ledger has them, and become the answer after that. If
-the process dies in between, the ledger says which of the two happened.
+token is the only one it is good for: the same bytes again get the same answer, others are refused. Should the process
+die before the answer is here, the authority gives the same certificates to the same keys again.
 """
 
 import os
@@ -32,10 +30,7 @@ _SCHEMA = """
 CREATE TABLE tokens (
     token_id TEXT PRIMARY KEY, party TEXT NOT NULL, request_key BLOB NOT NULL, answer_key BLOB NOT NULL,
     made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, by_hand INTEGER NOT NULL, state TEXT NOT NULL,
-    asked_at INTEGER, payload BLOB, fingerprint TEXT, prepared BLOB, answer BLOB
-) STRICT;
-CREATE TABLE renewals (
-    request TEXT PRIMARY KEY, asked_at INTEGER NOT NULL, prepared BLOB, answer BLOB
+    asked_at INTEGER, payload BLOB, fingerprint TEXT, answer BLOB
 ) STRICT;
 """
 
@@ -53,18 +48,9 @@ class Enrolment:
     state: State
     asked_at: int | None = None
     payload: bytes | None = field(default=None, repr=False)
-    prepared: bytes | None = field(default=None, repr=False)
     answer: bytes | None = field(default=None, repr=False)
     fingerprint: str = ""
     """Of the signing key that asked, hex: what the person who approves compares with the person who asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """One renewal: what was prepared for it, and what was answered."""
-
-    prepared: bytes | None
-    answer: bytes | None
 
 
 class Enrolments:
@@ -137,38 +123,13 @@ class Enrolments:
             database.execute("UPDATE tokens SET state = ? WHERE token_id = ?", (state, row["token_id"]))
             return self._found(database, row["token_id"])
 
-    def prepare(self, token_id: str, answer: bytes) -> None:
-        """Write down what will be the answer if the ledger takes it."""
-        with self._changing() as database:
-            database.execute("UPDATE tokens SET prepared = ? WHERE token_id = ?", (answer, token_id))
-
     def finish(self, token_id: str, answer: bytes) -> None:
         """The ledger has it: from now on this is the answer."""
         with self._changing() as database:
             database.execute(
-                "UPDATE tokens SET state = 'issued', prepared = NULL, answer = ? WHERE token_id = ?",
+                "UPDATE tokens SET state = 'issued', answer = ? WHERE token_id = ?",
                 (answer, token_id),
             )
-
-    def renewal(self, request: str) -> Answered:
-        """Return what is known of a renewal, by the digest of what it asks for."""
-        with self._changing() as database:
-            row = database.execute("SELECT prepared, answer FROM renewals WHERE request = ?", (request,)).fetchone()
-        return Answered(None, None) if row is None else Answered(row["prepared"], row["answer"])
-
-    def prepare_renewal(self, request: str, answer: bytes, *, now: int) -> None:
-        """Write down what will be the answer to a renewal if the ledger takes it."""
-        with self._changing() as database:
-            database.execute("DELETE FROM renewals WHERE asked_at < ?", (now - _KEPT_SECONDS,))
-            database.execute(
-                "INSERT OR REPLACE INTO renewals (request, asked_at, prepared) VALUES (?, ?, ?)",
-                (request, now, answer),
-            )
-
-    def finish_renewal(self, request: str, answer: bytes) -> None:
-        """The ledger has it: from now on this is the answer."""
-        with self._changing() as database:
-            database.execute("UPDATE renewals SET prepared = NULL, answer = ? WHERE request = ?", (answer, request))
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -219,7 +180,6 @@ def _enrolment(row: sqlite3.Row) -> Enrolment:
         state=State(row["state"]),
         asked_at=row["asked_at"],
         payload=row["payload"],
-        prepared=row["prepared"],
         answer=row["answer"],
         fingerprint=row["fingerprint"] or "",
     )

@@ -43,6 +43,11 @@ class Identity:
     tls_key: SigningKey
     content: ContentKeys | None
 
+    @property
+    def certificates(self) -> tuple[x509.Certificate, ...]:
+        """Its certificates: that for TLS, and that for signing where it has one."""
+        return (self.tls_certificate, *([] if self.content is None else [self.content.signing_certificate]))
+
     def write(self, folder: Path, anchors_pem: bytes, passphrase: bytes | None = None) -> None:
         """Write the folder's files; private keys get mode 0600, and are encrypted where there is a passphrase.
 

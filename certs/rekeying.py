@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from certs.ledger import TIME_FORMAT, Entry
+from certs.entry import Entry, to_text, to_time
 from pqfl_transport.content.recipients import RecipientKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
 from pqfl_transport.pki.documents import parse_object, require_fields
@@ -41,7 +41,7 @@ class Rekeyed:
     def of(cls, party: Party, statement: Statement, data: bytes, now: datetime) -> Self:
         """Describe a statement that is being taken."""
         return cls(
-            now.strftime(TIME_FORMAT), str(party.id), statement.made, party.receiving_fingerprint.hex(),
+            to_text(now), str(party.id), statement.made, party.receiving_fingerprint.hex(),
             statement.receiving_fingerprint.hex(), hashlib.sha256(data).hexdigest(),
         )  # fmt: skip
 
@@ -93,7 +93,7 @@ def _issued_at(party: Party, ledger: Iterable[Entry]) -> int:
     issued = [entry.issued_at for entry in ledger if entry.id == str(party.id) and entry.usage == Usage.SIGNING]
     if not issued:
         return 0
-    return int(datetime.strptime(issued[0] + "+0000", f"{TIME_FORMAT}%z").timestamp()) - MAX_SKEW_SECONDS
+    return int(to_time(issued[0]).timestamp()) - MAX_SKEW_SECONDS
 
 
 def _parse(line: bytes, where: str) -> Rekeyed:

@@ -50,7 +50,7 @@ def verify(log: Path, key_path: Path | None, head_path: Path | None, as_json: bo
     With --head, also that nothing before that head was changed or cut off since it was exported. Status 1 when anything
     does not hold.
     """
-    summary = verify_audit_log(log, None if key_path is None else [_public(key_path)])
+    summary = verify_audit_log(log, None if key_path is None else [read_public_key(key_path)])
     if head_path is not None:
         _require_contained(log, head_path)
     if as_json:
@@ -90,7 +90,8 @@ def _lines(log: Path) -> list[str]:
         raise ConfigurationError(f"{log}: cannot be read: {error}") from error
 
 
-def _public(path: Path) -> VerifyingKey:
+def read_public_key(path: Path) -> VerifyingKey:
+    """Read an ML-DSA public key in PEM. Raises ``ConfigurationError`` naming the file."""
     try:
         key = load_pem_public_key(read_public(path))
     except (ValueError, UnsupportedAlgorithm) as error:

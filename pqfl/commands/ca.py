@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -11,9 +9,15 @@ from pathlib import Path
 
 import click
 
-from certs.authority import DEFAULT_FEDERATION, DEFAULT_WEIGHT_CAP, Authority, Issued
-from certs.ledger import Entry, read_ledger
-from pqfl.commands import enrolment
+from certs.authority import DEFAULT_FEDERATION, Authority
+from certs.entry import Entry
+from certs.issuing import Issued
+from certs.rosters import DEFAULT_WEIGHT_CAP
+from pqfl.commands.ca_options import DIR, JSON, PATH, blaming
+from pqfl.commands.ca_records import COMMANDS as RECORDS
+from pqfl.commands.ca_revocation import COMMANDS as REVOCATION
+from pqfl.commands.ca_roster import COMMANDS as ROSTER
+from pqfl.commands.enrolment import CA_COMMANDS as ENROLMENT
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
 from pqfl_transport.algorithms import meant_by
@@ -28,9 +32,7 @@ from pqfl_transport.pki.statements import MAX_STATEMENT_BYTES
 from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, Verdict, Withdrawal
 
-_PATH = click.Path(path_type=Path)
 _LEVEL = click.Choice([level.value for level in SecurityLevel])
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
 # Which flag the operator has to look at for each reason of a refusal.
 _INIT_FLAGS = {"exists": "--dir", "not_writable": "--dir"}
@@ -38,6 +40,7 @@ _ADVISE_FLAGS = {"not_withdrawn": "--restore", "missing": "--dir", "malformed": 
 _DAYS = re.compile(r"([1-9][0-9]{0,4})d", re.ASCII)
 _ISSUE_FLAGS = {
     "already_issued": "--name",
+    "was_revoked": "--name",
     "bad_validity": "--days",
     "exists": "--out",
     "not_writable": "--out",
@@ -46,13 +49,9 @@ _ISSUE_FLAGS = {
 }
 
 
-@click.group("ca", short_help="Make an authority, issue identities, renew keys.")
+@click.group("ca", short_help="Make an authority; issue, list, revoke, admit.")
 def ca_group() -> None:
-    """Make a federation's authority and issue identities from it."""
-
-
-for _command in enrolment.CA_COMMANDS:
-    ca_group.add_command(_command)
+    """Make a federation's authority, issue identities from it, see them, admit and revoke."""
 
 
 def _checked_label(_context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -89,7 +88,7 @@ def _require_host(host: Host) -> None:
 
 
 @ca_group.command("init")
-@click.option("--dir", "folder", required=True, type=_PATH, help="Folder to make; it must not hold anything yet.")
+@click.option("--dir", "folder", required=True, type=PATH, help="Folder to make; it must not hold anything yet.")
 @click.option(
     "--federation",
     default=DEFAULT_FEDERATION,
@@ -101,13 +100,13 @@ def _require_host(host: Host) -> None:
 @click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Algorithms of all parties.")
 @click.option("--encrypt", is_flag=True, help="Encrypt both private keys under a passphrase.")
 @passphrase_option
-@_JSON
+@JSON
 def init(folder: Path, federation: str, level: str, encrypt: bool, passphrase_file: Path | None, as_json: bool) -> None:
     """Make root, issuing authority and an empty roster."""
     passphrase = new_passphrase(f"the keys in {folder}", passphrase_file, environment=True) if encrypt else None
-    with _blaming(_INIT_FLAGS):
+    with blaming(_INIT_FLAGS):
         authority = Authority.create(folder, federation=federation, level=level, passphrase=passphrase)
-    root, issuing = read_ledger(authority.ledger_path)
+    root, issuing = authority.ledger.entries()
     if as_json:
         click.echo(json.dumps(_init_facts(authority, root, issuing)))
         return
@@ -115,14 +114,15 @@ def init(folder: Path, federation: str, level: str, encrypt: bool, passphrase_fi
 {folder}: authority of federation {federation}, level {level}
   ca.pem        for every party: root ({_summary(root)}) and issuing authority ({_summary(issuing)})
   roster.json   for every party: roster number 1, with nobody in it yet
-  issued.jsonl  what was issued; back it up
+  ledger.db     what was issued and done; back it up
   root.key      SECRET: admits sites and aggregators by signing the roster; keep it offline, with a copy elsewhere
   issuing.key   SECRET: signs certificates
+  log.key       SECRET: signs the heads of the ledger, which others keep (pqfl ca log head)
 Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --out OUT""")
 
 
 @ca_group.command("issue")
-@click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
+@DIR
 @click.option("--profile", required=True, type=click.Choice(list(PROFILES)), help="What the party is.")
 @click.option(
     "--name", required=True, metavar="NAME", callback=_checked_label, help="What it is called: a-z, 0-9 and '-'."
@@ -138,11 +138,12 @@ Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --
     metavar="N",
     help=f"Most samples that one update of a site may claim.  [default: {DEFAULT_WEIGHT_CAP}]",
 )
-@click.option("--out", required=True, type=_PATH, help="Folder to make for the party; it must not hold anything yet.")
+@click.option("--out", required=True, type=PATH, help="Folder to make for the party; it must not hold anything yet.")
+@click.option("--reissue", is_flag=True, help="Give a name again whose holder was revoked.")
 @click.option("--encrypt", is_flag=True, help="Encrypt the party's private keys under a passphrase.")
 @passphrase_option
 @new_passphrase_option
-@_JSON
+@JSON
 def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     folder: Path,
     profile: str,
@@ -152,6 +153,7 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     days: int | None,
     weight_cap: int | None,
     out: Path,
+    reissue: bool,
     encrypt: bool,
     passphrase_file: Path | None,
     new_passphrase_file: Path | None,
@@ -164,7 +166,7 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     if weight_cap is not None and profile != "site":
         raise click.UsageError(f"--weight-cap is for sites; profile {profile} sends no updates")
     passphrase = new_passphrase(f"the keys in {out}", new_passphrase_file, environment=False) if encrypt else None
-    with _blaming(_ISSUE_FLAGS):
+    with blaming(_ISSUE_FLAGS):
         authority = Authority.open(folder, passphrases_of(passphrase_file))
         issued = authority.issue(
             profile=profile,
@@ -174,6 +176,7 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
             days=days,
             weight_cap=weight_cap or DEFAULT_WEIGHT_CAP,
             passphrase=passphrase,
+            reissue=reissue,
         )
     if as_json:
         click.echo(json.dumps(_issue_facts(authority, issued)))
@@ -182,10 +185,10 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
 
 
 @ca_group.command("rekey")
-@click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
-@click.option("--statement", required=True, type=_PATH, help="receiving-key.json of `pqfl key rotate --identity`.")
+@DIR
+@click.option("--statement", required=True, type=PATH, help="receiving-key.json of `pqfl key rotate --identity`.")
 @passphrase_option
-@_JSON
+@JSON
 def rekey(folder: Path, statement: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Take a party's new receiving key into the next roster, on a statement that the party signed.
 
@@ -242,7 +245,7 @@ def _withdrawal(text: str, why: str) -> Withdrawal:
 
 
 @ca_group.command("advisory")
-@click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
+@DIR
 @click.option(
     "--withdraw",
     multiple=True,
@@ -252,9 +255,9 @@ def _withdrawal(text: str, why: str) -> Withdrawal:
 @click.option("--restore", multiple=True, metavar="ALGORITHM", help="Take a withdrawal back; repeatable.")
 @click.option("--why", default="", metavar="TEXT", help="One line that operators read; needed with --withdraw.")
 @click.option("--expires", default="90d", show_default=True, metavar="DATE|Nd", help="By when there is a newer one.")
-@click.option("--out", type=_PATH, help="Write it here too.")
+@click.option("--out", type=PATH, help="Write it here too.")
 @passphrase_option
-@_JSON
+@JSON
 def advisory(  # noqa: PLR0913, PLR0917 -- one argument a flag
     folder: Path,
     withdraw: tuple[str, ...],
@@ -272,7 +275,7 @@ def advisory(  # noqa: PLR0913, PLR0917 -- one argument a flag
     if withdraw and not why:
         raise click.UsageError("--withdraw needs --why: operators want to know")
     withdrawals = [_withdrawal(text, why) for text in withdraw]
-    with _blaming(_ADVISE_FLAGS):
+    with blaming(_ADVISE_FLAGS):
         authority = Authority.open(folder, passphrases_of(passphrase_file))
         made = authority.advise(withdrawals, expires_at=_end(expires), restored=restore)
     path = authority.advisory_path
@@ -298,7 +301,7 @@ def _init_facts(authority: Authority, root: Entry, issuing: Entry) -> dict[str, 
         "level": authority.level.value,
         "root": asdict(root),
         "issuing": asdict(issuing),
-        "secret": [str(authority.folder / name) for name in ("root.key", "issuing.key")],
+        "secret": [str(authority.folder / name) for name in ("root.key", "issuing.key", "log.key")],
         "roster": str(authority.roster_path),
         "roster_number": 1,
     }
@@ -308,7 +311,7 @@ def _issue_facts(authority: Authority, issued: Issued) -> dict[str, object]:
     return {
         "id": str(issued.id),
         "out": str(issued.folder),
-        "certificates": [asdict(entry) for entry in issued.entries],
+        "certificates": [entry.facts() for entry in issued.entries],
         "secret": [str(path) for path in _secrets(issued)],
         "roster": str(authority.roster_path),
         "roster_number": issued.roster_number,
@@ -339,12 +342,5 @@ def _summary(entry: Entry) -> str:
     return f"{entry.algorithm}, until {entry.not_after[:10]}"
 
 
-@contextmanager
-def _blaming(flags: Mapping[str, str]) -> Iterator[None]:
-    """Put the flag in front of an error whose reason points at one."""
-    try:
-        yield
-    except ConfigurationError as error:
-        if error.reason not in flags:
-            raise
-        raise ConfigurationError(f"{flags[error.reason]}: {error}", reason=error.reason) from error
+for _command in (*ENROLMENT, *RECORDS, *REVOCATION, *ROSTER):
+    ca_group.add_command(_command)

@@ -12,6 +12,7 @@ from certs.authority import Authority
 from certs.enrolments import Enrolment, Enrolments
 from certs.service import DEFAULT_REQUESTS_PER_MINUTE, ServiceConfig
 from certs.service import serve as serve_requests
+from pqfl.commands.ca_options import DIR, JSON
 from pqfl.commands.durations import Duration
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
@@ -24,9 +25,6 @@ from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 from pqfl_transport.pki.tokens import SERVICE_NAME, JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
 
-_PATH = click.Path(path_type=Path)
-_DIR = click.option("--dir", "folder", required=True, type=_PATH, help="Folder that `pqfl ca init` made.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 _SITE = click.option("--site", required=True, metavar="NAME", help="What the site is called.")
 _MAX_TOKEN_SECONDS = 30 * 86400
 
@@ -39,13 +37,13 @@ def _site_id(authority: Authority, name: str) -> SpiffeId:
 
 
 @click.command("token")
-@_DIR
+@DIR
 @_SITE
 @click.option(
     "--expires", type=Duration(), default="24h", show_default=True, help="How long it can be used: 90s to 30d."
 )
 @click.option("--approve", "by_hand", is_flag=True, help="Let the site in only after `pqfl ca approve`.")
-@_JSON
+@JSON
 def token(folder: Path, site: str, expires: int, by_hand: bool, as_json: bool) -> None:
     """Make a token with which one site can join, once. It is a secret: hand it over as you would a password.
 
@@ -73,7 +71,7 @@ def token(folder: Path, site: str, expires: int, by_hand: bool, as_json: bool) -
 
 
 @click.command("serve")
-@_DIR
+@DIR
 @click.option("--listen", required=True, metavar="ADDR", help="HOST:PORT, [IPV6]:PORT or systemd:NAME.")
 @click.option("--approve", "by_hand", is_flag=True, help="Let nobody in before `pqfl ca approve`.")
 @click.option("--gateway", metavar="ADDR", help="HOST:PORT of the gateway, as new sites reach it.")
@@ -107,8 +105,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument a flag
 
 
 @click.command("pending")
-@_DIR
-@_JSON
+@DIR
+@JSON
 def pending(folder: Path, as_json: bool) -> None:
     """Show who wants to join: unused tokens, and requests that wait for approval."""
     Authority.open(folder)
@@ -126,7 +124,7 @@ def _decision(name: str, *, approve: bool, summary: str, then: str) -> click.Com
 
     decide.__doc__ = summary
     command: Callable[..., None] = decide
-    for option in (_JSON, _SITE, _DIR):
+    for option in (JSON, _SITE, DIR):
         command = option(command)
     return click.command(name)(command)
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from certs import authority as module
-from certs.authority import DEFAULT_WEIGHT_CAP, Authority
+from certs.authority import Authority
+from certs.entry import State
 from certs.identity import Identity
-from certs.ledger import read_ledger
+from certs.ledger import Writing
 from certs.rekeying import read_record
+from certs.rosters import DEFAULT_WEIGHT_CAP
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
@@ -24,7 +26,8 @@ from pqfl_transport.pki.statements import Statement, sign_statement
 from pqfl_transport.policy import SecurityLevel, Verdict, Withdrawal, for_level
 
 FILES = {
-    "federation.json", "root.pem", "root.key", "issuing.pem", "issuing.key", "ca.pem", "roster.json", "issued.jsonl",
+    "federation.json", "root.pem", "root.key", "issuing.pem", "issuing.key", "ca.pem", "roster.json", "ledger.db",
+    "log.key", "log.pub",
 }  # fmt: skip
 
 
@@ -60,7 +63,7 @@ def test_a_new_authority_is_a_chain_an_empty_roster_and_a_ledger(tmp_path: Path,
     now = datetime(2026, 7, 1, tzinfo=UTC)
     made = Authority.create(tmp_path / "ca", federation="fed", level=level, now=now)
     assert {path.name for path in made.folder.iterdir()} == FILES
-    for name in ("root.key", "issuing.key"):
+    for name in ("root.key", "issuing.key", "log.key"):
         assert stat.S_IMODE((made.folder / name).stat().st_mode) == 0o600
     root, issuing = keystore.load_anchors(made.ca_path)
     assert chain.is_self_signed(root)
@@ -68,7 +71,7 @@ def test_a_new_authority_is_a_chain_an_empty_roster_and_a_ledger(tmp_path: Path,
     roster = made.roster()
     assert (roster.number, roster.level, dict(roster.parties)) == (1, level, {})
     assert roster.issued_at == int(now.timestamp())
-    assert [entry.usage for entry in read_ledger(made.ledger_path)] == ["root", "issuing"]
+    assert [entry.usage for entry in made.ledger.entries()] == ["root", "issuing"]
     assert Authority.open(tmp_path / "ca") == made
 
 
@@ -130,7 +133,7 @@ def test_without_the_root_key_nobody_is_admitted(ca: Authority) -> None:
 def test_the_ledger_has_every_certificate(ca: Authority) -> None:
     """What is issued is one line a certificate, with the certificate's own fingerprint."""
     issued = ca.issue(profile="site", name="second", out=ca.folder.parent / "second")
-    entries = read_ledger(ca.ledger_path)
+    entries = ca.ledger.entries()
     assert entries[-2:] == issued.entries
     assert [(entry.id, entry.usage) for entry in issued.entries] == [
         ("spiffe://fed/site/second", "client"),
@@ -144,7 +147,7 @@ def test_a_name_is_issued_once(ca: Authority) -> None:
     before = snapshot(ca.folder.parent)
     with pytest.raises(ConfigurationError) as caught:
         ca.issue(profile="site", name="first", out=ca.folder.parent / "again")
-    assert refusal(caught, "spiffe://fed/site/first", ca.ledger_path) == "already_issued"
+    assert refusal(caught, "spiffe://fed/site/first", ca.ledger.path) == "already_issued"
     assert snapshot(ca.folder.parent) == before
     ca.issue(profile="gateway", name="first", out=ca.folder.parent / "gateway")
 
@@ -194,8 +197,8 @@ def crash(*_arguments: object, **_named: object) -> None:
 CRASHES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "making the keys": lambda patch: patch.setattr(module, "make_identity", crash),
     "writing the identity": lambda patch: patch.setattr(Identity, "write", crash),
-    "writing the ledger": lambda patch: patch.setattr(module, "write_ledger", crash),
-    "signing the roster": lambda patch: patch.setattr(module, "sign_roster", crash),
+    "writing the ledger": lambda patch: patch.setattr(Writing, "enter", crash),
+    "signing the roster": lambda patch: patch.setattr(module, "sign_planned", crash),
     "describing the party": lambda patch: patch.setattr(Identity, "party", crash),
     "publishing the folder": lambda patch: patch.setattr(Path, "rename", crash),
 }
@@ -205,13 +208,18 @@ CRASHES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 def test_a_crash_in_the_middle_leaves_nothing_half_made(
     ca: Authority, monkeypatch: pytest.MonkeyPatch, step: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """Ledger, roster and folder change together or not at all, and the same name can then be issued."""
-    before = snapshot(ca.folder.parent)
+    """Roster and folder change together or not at all, and the same name can then be issued.
+
+    What was signed by then stays in the ledger: withdrawn, because it never left.
+    """
+    before, certificates = snapshot(ca.folder.parent), ca.ledger.entries()
     with monkeypatch.context() as patch:
         step(patch)
         with pytest.raises(_Crash):
             ca.issue(profile="site", name="second", out=ca.folder.parent / "second")
-    assert snapshot(ca.folder.parent) == before
+    after = snapshot(ca.folder.parent)
+    assert after | {"ca/ledger.db": b""} == before | {"ca/ledger.db": b""}
+    assert {entry.state for entry in ca.ledger.entries()[len(certificates) :]} <= {State.WITHDRAWN}
     assert not (ca.folder.parent / "second").exists()
     assert ca.issue(profile="site", name="second", out=ca.folder.parent / "second").roster_number == 3
 
@@ -263,7 +271,7 @@ def test_two_at_once_are_both_admitted(ca: Authority) -> None:
 
 def test_validity_is_the_profiles_or_what_is_left_of_the_issuers(ca: Authority) -> None:
     """90 days where nobody says otherwise, and fewer when the issuing authority ends before."""
-    (issuing_end,) = [entry.not_after for entry in read_ledger(ca.ledger_path) if entry.usage == "issuing"]
+    (issuing_end,) = [entry.not_after for entry in ca.ledger.entries() if entry.usage == "issuing"]
     late = datetime.fromisoformat(issuing_end) - timedelta(days=10, hours=1)
     issued = ca.issue(profile="gateway", name="late", out=ca.folder.parent / "late", now=late)
     assert issued.entries[0].not_after == issuing_end

@@ -1,5 +1,8 @@
 """Certifying a party's own keys: what is granted, what is refused, and that the ledger knows it first."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -10,7 +13,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from certs.authority import Authority
 from certs.certifying import CertificationRequest, Certified, Renewal, hosts_of
-from certs.ledger import read_ledger
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError, PqflError
@@ -20,6 +22,7 @@ from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import for_level
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
 SITE = SpiffeId("fed", Role.SITE, "one")
 HUB = SpiffeId("fed", Role.GATEWAY, "hub")
 RECEIVING = ReceivingKey.generate("ML-KEM-768+X25519").public.to_bytes()
@@ -50,10 +53,10 @@ def verified(made: Certified, usage: Usage, now: datetime = NOW) -> SpiffeId:
 
 def reason(ca: Authority, request: CertificationRequest, **named: object) -> str:
     """The reason of a refusal, after which the ledger is what it was."""
-    before = read_ledger(ca.ledger_path)
+    before = ca.ledger.entries()
     with pytest.raises(PqflError) as caught:
         ca.certify(request, now=NOW, **named)  # type: ignore[arg-type]
-    assert read_ledger(ca.ledger_path) == before
+    assert ca.ledger.entries() == before
     assert isinstance(caught.value, ConfigurationError | CertificateError | PolicyError)
     return caught.value.reason
 
@@ -73,7 +76,7 @@ def test_a_site_gets_two_certificates_over_its_own_keys_and_no_place_in_the_rost
         made.tls_certificate.fingerprint(SHA256()).hex(),
         made.signing_certificate.fingerprint(SHA256()).hex(),
     ]
-    assert [entry.sha256 for entry in read_ledger(ca.ledger_path)[-2:]] == fingerprints
+    assert [entry.sha256 for entry in ca.ledger.entries()[-2:]] == fingerprints
 
 
 def test_a_gateway_gets_one_certificate_with_its_hosts(ca: Authority) -> None:
@@ -183,3 +186,80 @@ def test_evidence_has_to_be_the_partys_own_and_of_the_ledger(ca: Authority, tmp_
     with pytest.raises(CertificateError) as caught:
         ca.certify(request, now=NOW + timedelta(days=91), renews=mine)
     assert caught.value.reason == "expired"
+
+
+def test_the_same_request_again_is_given_the_same_certificates(ca: Authority) -> None:
+    """Whoever was cut off before the answer asks again; nothing is issued twice, and not for other keys."""
+    first = ca.certify(SITE_REQUEST, now=NOW)
+    before = ca.ledger.entries()
+    assert ca.certify(SITE_REQUEST, now=NOW + timedelta(hours=1)) == first
+    assert ca.ledger.entries() == before
+    assert reason(ca, replace(SITE_REQUEST, receiving_key=b"")) == "bad_key"
+    other = ReceivingKey.generate("ML-KEM-768+X25519").public.to_bytes()
+    assert reason(ca, replace(SITE_REQUEST, receiving_key=other)) == "already_issued"
+    late = NOW + timedelta(days=61)
+    with pytest.raises(ConfigurationError):
+        ca.certify(SITE_REQUEST, now=late)
+
+
+def test_the_same_renewal_again_is_given_the_same_certificates(ca: Authority) -> None:
+    """Also with the same keys as before; the certificate that is to be renewed is never the answer."""
+    present = ca.certify(SITE_REQUEST, now=NOW)
+    evidence = Renewal(present.tls_certificate, present.signing_certificate)
+    same_keys = replace(SITE_REQUEST, receiving_key=None)
+    later = NOW + timedelta(days=60)
+    renewed = ca.certify(same_keys, now=later, renews=evidence)
+    assert renewed.tls_certificate != present.tls_certificate
+    assert ca.certify(same_keys, now=later, renews=evidence) == renewed
+    kinds = [json.loads(line)["kind"] for line in ca.ledger.lines()]
+    assert kinds == ["issue"] * 4 + ["renew"] * 2
+
+
+def test_a_key_has_one_holder_and_one_use(ca: Authority) -> None:
+    """Nobody is certified another party's key, nor his own in a second use."""
+    ca.certify(SITE_REQUEST, now=NOW)
+    other = CertificationRequest(SpiffeId("fed", Role.SITE, "two"), "site", key(5), key(6), RECEIVING)
+    assert reason(ca, replace(other, tls_key=key(1))) == "key_in_use"
+    assert reason(ca, replace(other, tls_key=key(2))) == "key_in_use"
+    assert reason(ca, replace(other, signing_key=key(2))) == "key_in_use"
+
+
+def test_a_party_with_content_keys_is_a_candidate(ca: Authority) -> None:
+    """The keys wait in the ledger for the root; a gateway has none."""
+    ca.certify(SITE_REQUEST, now=NOW)
+    ca.certify(HUB_REQUEST, now=NOW)
+    (candidate,) = ca.ledger.candidates()
+    assert (candidate.id, candidate.signing_key, candidate.receiving_key) == (str(SITE), key(2).spki, RECEIVING)
+
+
+def test_what_was_revoked_renews_nothing(ca: Authority) -> None:
+    """Neither the certificate nor a new one for its key; and the name is given again only when told to."""
+    present = ca.certify(SITE_REQUEST, now=NOW)
+    with ca.ledger.writing(NOW) as book:
+        for entry in ca.ledger.entries(party=str(SITE)):
+            book.revoke(entry, "key_compromise")
+    evidence = Renewal(present.tls_certificate, present.signing_certificate)
+    assert reason(ca, CertificationRequest(SITE, "site", key(8)), renews=evidence) == "revoked"
+    assert reason(ca, SITE_REQUEST) == "was_revoked"
+    assert reason(ca, SITE_REQUEST, reissue=True) == "key_revoked"
+    made = ca.certify(replace(SITE_REQUEST, tls_key=key(8), signing_key=key(9)), now=NOW, reissue=True)
+    assert verified(made, Usage.CLIENT) == SITE
+
+
+def test_killed_after_the_ledger_the_request_is_answered_when_it_is_made_again(ca: Authority) -> None:
+    """A certificate that is in the ledger and never left is what the party gets in the end."""
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom certs.authority import Authority\n"
+        "from tests.certs.test_certifying import NOW, SITE_REQUEST, CertificationRequest\n"
+        "Authority.open(Path(sys.argv[1])).certify(SITE_REQUEST, now=NOW)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(ca.folder)], check=False, cwd=ROOT_FOLDER)
+    assert done.returncode == -9
+    before = ca.ledger.entries()
+    assert len(before) == 4
+    # The other process made a receiving key of its own, so its very request is put together from the ledger.
+    (candidate,) = ca.ledger.candidates()
+    made = ca.certify(replace(SITE_REQUEST, receiving_key=candidate.receiving_key), now=NOW)
+    assert ca.ledger.entries() == before
+    assert verified(made, Usage.SIGNING) == SITE

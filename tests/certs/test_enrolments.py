@@ -95,29 +95,16 @@ def test_a_new_token_takes_the_place_of_an_unused_one(tmp_path: Path) -> None:
     assert reason(ConfigurationError, add, enrolments) == "pending"
 
 
-def test_old_tokens_and_answers_are_forgotten(tmp_path: Path) -> None:
-    """A month after its end nothing is left of a token, nor of a renewal."""
+def test_old_tokens_are_forgotten(tmp_path: Path) -> None:
+    """A month after its end nothing is left of a token."""
     enrolments = Enrolments(tmp_path)
     old = add(enrolments)
     enrolments.claim(old.keys.token_id, b"one", "aa", now=1, by_hand=False)
     enrolments.finish(old.keys.token_id, b"answer")
-    enrolments.prepare_renewal("r1", b"x", now=0)
     south = SpiffeId("fed", Role.SITE, "south")
     later = make_token(south, 100 * DAY)
     enrolments.add(later.keys, south, now=31 * DAY, expires_at=100 * DAY, by_hand=False)
-    enrolments.prepare_renewal("r2", b"y", now=31 * DAY)
     assert [one.keys for one in enrolments.all()] == [later.keys]
-    assert enrolments.renewal("r1").prepared is None
-
-
-def test_a_renewal_is_prepared_and_then_answered(tmp_path: Path) -> None:
-    """What was prepared is known until it is the answer."""
-    enrolments = Enrolments(tmp_path)
-    assert enrolments.renewal("r").answer is None
-    enrolments.prepare_renewal("r", b"x", now=0)
-    assert (enrolments.renewal("r").prepared, enrolments.renewal("r").answer) == (b"x", None)
-    enrolments.finish_renewal("r", b"x")
-    assert (enrolments.renewal("r").prepared, enrolments.renewal("r").answer) == (None, b"x")
 
 
 def test_one_of_many_claims_wins(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from aggregator.config import load_config
-from certs.ledger import read_ledger
+from certs.migration import read_former_ledger
 from gateway.options import collect
 from pqfl.commands import shares
-from pqfl_transport import audit
+from pqfl_transport import hashchain
 from pqfl_transport.aggregation.round_document import (
     RoundDocument,
     RoundState,
@@ -300,8 +300,8 @@ def audit_line(data: bytes) -> None:
     try:
         line = json.loads(data)
         line["prev"], line["seq"] = "0" * 64, 0
-        line["hash"] = audit._digest({key: value for key, value in line.items() if key != "hash"})
-        text = audit._canonical(line) + b"\n"
+        line["hash"] = hashchain.digest({key: value for key, value in line.items() if key != "hash"})
+        text = hashchain.canonical(line) + b"\n"
     except (ValueError, TypeError, AttributeError, RecursionError):
         return
     verify_audit_log(_scratch("audit-line.log", text), [_TRUSTING])
@@ -387,10 +387,19 @@ def keys_config(data: bytes) -> None:
     _refused_by_name(path, lambda: load_keys_config(path))
 
 
-@target(lambda: [federation().authority.ledger_path.read_bytes()])
+_FORMER_FIELDS = ("issued_at", "id", "usage", "algorithm", "serial", "sha256", "not_after")
+
+
+def _former_lines() -> list[bytes]:
+    entries = federation().authority.ledger.entries()
+    lines = [json.dumps({name: getattr(entry, name) for name in _FORMER_FIELDS}) for entry in entries]
+    return ["\n".join(lines).encode()]
+
+
+@target(_former_lines)
 def ledger(data: bytes) -> None:
-    """The authority's ledger."""
-    read_ledger(_scratch("ledger", data))
+    """The ledger of former versions, which is taken into the present one."""
+    read_former_ledger(_scratch("ledger", data))
 
 
 def _archives() -> Iterator[bytes]:

@@ -219,7 +219,7 @@ def test_any_cut_is_found_or_leaves_a_valid_prefix(
     path = tmp_path_factory.mktemp("audit") / "audit.jsonl"
     with AuditLog(path) as log:
         for facts in events:
-            log._append({"kind": "update", "facts": dict(facts)})
+            log._append(EventKind.UPDATE, facts)
     whole = path.read_bytes()
     kept = whole[: cut % (len(whole) + 1)]
     path.write_bytes(kept)

@@ -60,7 +60,7 @@ def test_init_as_json(tmp_path: Path) -> None:
     assert (value["federation"], value["level"], value["roster_number"]) == ("pqfl", "standard", 1)
     assert value["root"]["algorithm"] == "ML-DSA-87"
     assert value["issuing"]["algorithm"] == "ML-DSA-44"
-    assert [Path(path).name for path in value["secret"]] == ["root.key", "issuing.key"]
+    assert [Path(path).name for path in value["secret"]] == ["root.key", "issuing.key", "log.key"]
     for path in value["secret"]:
         assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
     assert Path(value["roster"]).is_file()

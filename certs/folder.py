@@ -1,0 +1,165 @@
+"""The folder of an authority: which files it has, its keys, its lock, and what stands in them.
+
+    federation.json   name and security level          ledger.db      all that was ever signed and done
+    root.pem          root.key       SECRET, offline   log.pub        log.key  SECRET: signs the heads of the ledger
+    issuing.pem       issuing.key    SECRET            roster.json    who belongs, signed by the root
+    former/           authorities that were replaced   ca.pem         root and issuing certificates, for everybody
+                                                       rekeyed.jsonl  new receiving keys that parties announced
+
+`advisory.json` is there once the root withdrew an algorithm, ``crl.pem`` once somebody was revoked. The ceremony around
+it is in `certs/README.md`.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from certs.entry import sha256_of
+from certs.ledger import Ledger
+from certs.migration import FORMER, migrate_ledger
+from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.advisory import open_advisory
+from pqfl_transport.pki.authority import Issuer
+from pqfl_transport.pki.documents import parse_object, require_fields
+from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
+from pqfl_transport.pki.roster import Roster
+from pqfl_transport.pki.spiffe import require_label
+from pqfl_transport.policy import Advisory, Policy, SecurityLevel, for_level
+
+_TAG = "federation/v1"
+_SETTINGS_FIELDS = {"pqfl": str, "federation": str, "level": str}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityFolder:
+    """An authority's folder. Private keys are read when they are needed and kept no longer."""
+
+    folder: Path
+    federation: str
+    level: SecurityLevel
+    passphrases: PassphraseSource = field(default=from_environment, compare=False, repr=False)
+    """Asked where a private key is encrypted."""
+
+    @classmethod
+    def open(cls, folder: Path, passphrases: PassphraseSource = from_environment) -> Self:
+        """Open an existing authority. Raises ``ConfigurationError`` naming the file that is missing or malformed.
+
+        A folder of a former version is brought to the present one, and the log says so.
+        """
+        path = folder / "federation.json"
+        data = keystore.read_public(path)
+        try:
+            settings = require_fields(parse_object(data, str(path)), _SETTINGS_FIELDS, str(path))
+        except MessageError as error:
+            raise ConfigurationError(str(error), reason="malformed") from error
+        if settings["pqfl"] != _TAG:
+            raise ConfigurationError(f"{path}: says {settings['pqfl'][:40]!r} and not {_TAG!r}", reason="malformed")
+        try:
+            require_label("federation", settings["federation"])
+            opened = cls(folder, settings["federation"], for_level(settings["level"]).level, passphrases)
+        except (CertificateError, ConfigurationError) as error:
+            raise ConfigurationError(f"{path}: {error}", reason="malformed") from error
+        if (folder / FORMER).exists():
+            with opened.locked():
+                migrate_ledger(folder, opened.ledger, datetime.now(UTC))
+        return opened
+
+    @property
+    def ca_path(self) -> Path:
+        """Root and issuing certificates, for every party."""
+        return self.folder / "ca.pem"
+
+    @property
+    def roster_path(self) -> Path:
+        """The current roster, to be given to every party again whenever its number changes."""
+        return self.folder / "roster.json"
+
+    @property
+    def advisory_path(self) -> Path:
+        """The current advisory, to be given to every party again whenever its number changes."""
+        return self.folder / "advisory.json"
+
+    @property
+    def crl_path(self) -> Path:
+        """The current revocation lists of all authorities, to be given to every party before they end."""
+        return self.folder / "crl.pem"
+
+    @property
+    def record_path(self) -> Path:
+        """Every new receiving key that was taken into a roster."""
+        return self.folder / "rekeyed.jsonl"
+
+    @property
+    def ledger(self) -> Ledger:
+        """Every certificate that was ever signed, and all that was done."""
+        return Ledger(self.folder / "ledger.db")
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the federation's level."""
+        return for_level(self.level)
+
+    def advisory(self) -> Advisory | None:
+        """Return the current advisory, verified, also where it is past its end; ``None`` before there was any."""
+        if not self.advisory_path.exists():
+            return None
+        try:
+            # Whatever its dates, the next one begins with what it says.
+            return open_advisory(
+                keystore.read_public(self.advisory_path), self._roots(), now=0, federation=self.federation
+            )
+        except MessageError as error:
+            raise ConfigurationError(f"{self.advisory_path}: {error}", reason="malformed") from error
+
+    def roster(self) -> Roster:
+        """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
+        return keystore.load_roster(self.roster_path, self._roots(), federation=self.federation)
+
+    def anchor_fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of all authorities in ``ca.pem``."""
+        return frozenset(sha256_of(one) for one in keystore.load_anchors(self.ca_path))
+
+    def issuer(self, name: str, now: datetime) -> Issuer:
+        """Load an authority's certificate and private key. Raises ``ConfigurationError`` where they do not fit."""
+        certificate_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        certificate = keystore.load_certificate(certificate_path, now=now)
+        key = self.private_key(key_path)
+        if key.verifying_key != chain.verifying_key(certificate):
+            raise ConfigurationError(f"{key_path}: is not the private key of {certificate_path}", reason="key_mismatch")
+        return Issuer(certificate, key)
+
+    def private_key(self, path: Path) -> SigningKey:
+        """Load a private key. Raises ``ConfigurationError``: ``missing``, and what `load_signing_key` raises."""
+        if path.name == "root.key" and not path.exists():
+            raise ConfigurationError(
+                f"{path}: the root signs rosters and advisories, so its private key has to be present while a party is"
+                " admitted or an algorithm withdrawn; bring it from where it is kept offline",
+                reason="missing",
+            )
+        return keystore.load_signing_key(path, self.passphrases)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time change this folder; another one waits."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write_settings(self) -> None:
+        """Write name and level."""
+        settings = {"pqfl": _TAG, "federation": self.federation, "level": self.level.value}
+        keystore.write_public(self.folder / "federation.json", json.dumps(settings, indent=1).encode() + b"\n")
+
+    def _roots(self) -> list[VerifyingKey]:
+        return keystore.root_keys(keystore.load_anchors(self.ca_path))

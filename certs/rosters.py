@@ -1,0 +1,153 @@
+"""The next roster: who enters it, who leaves, and whose keys change. The root signs what `plan` shows."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from certs.entry import Entry, State
+from certs.folder import AuthorityFolder
+from certs.ledger import Candidate
+from pqfl_transport.crypto.pyca import VerifyingKey
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.roster import Party, Roster, open_roster, sign_roster
+from pqfl_transport.pki.spiffe import Role, SpiffeId
+from pqfl_transport.policy import SecurityLevel
+
+DEFAULT_WEIGHT_CAP = 1_000_000
+"""The most samples one update of a site may claim where nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class RosterPlan:
+    """What the next roster would change. Every list is of SPIFFE IDs."""
+
+    present: Roster
+    following: Roster
+    admitted: tuple[str, ...]
+    removed: tuple[str, ...]
+    rekeyed: tuple[str, ...]
+    """Members whose signing key is another one."""
+    recapped: tuple[str, ...]
+    """Members with another weight cap."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would change."""
+        changes = (self.admitted, self.removed, self.rekeyed, self.recapped)
+        return not any(changes) and self.present.level is self.following.level
+
+
+def plan_roster(
+    authority: AuthorityFolder,
+    *,
+    now: datetime,
+    parties: Iterable[Party] = (),
+    only: Iterable[str] | None = None,
+    weight_caps: Mapping[str, int] = MappingProxyType({}),
+    level: SecurityLevel | None = None,
+) -> RosterPlan:
+    """Return the next roster: ``parties`` in addition, candidates admitted, whoever was revoked left out.
+
+    ``only`` names the candidates to admit, all unless given; ``weight_caps`` is by SPIFFE ID. Raises
+    ``ConfigurationError`` (``no_candidate``) for an ID in either that is none of the roster's.
+    """
+    present = authority.roster()
+    entries = authority.ledger.entries()
+    revoked = revoked_parties(entries, present)
+    members = {name: party for name, party in present.parties.items() if name not in revoked}
+    wanted = None if only is None else set(only)
+    for candidate in authority.ledger.candidates():
+        if (wanted is None or candidate.id in wanted) and _is_certified(candidate, entries, now):
+            members[candidate.id] = _party(candidate, present)
+    members |= {str(party.id): party for party in parties}
+    if unknown := sorted(((wanted or set()) | weight_caps.keys()) - members.keys()):
+        raise ConfigurationError(
+            f"{', '.join(unknown)[:300]}: neither a candidate nor in the roster", reason="no_candidate"
+        )
+    members |= {name: replace(members[name], weight_cap=cap) for name, cap in weight_caps.items()}
+    following = replace(
+        present, number=present.number + 1, issued_at=int(now.timestamp()), parties=MappingProxyType(members),
+        level=level or present.level,
+    )  # fmt: skip
+    return _compared(present, following)
+
+
+def sign_planned(authority: AuthorityFolder, following: Roster, now: datetime) -> bytes:
+    """Return the signed roster. Raises ``ConfigurationError`` (``missing``) without the root's key."""
+    return sign_roster(following, authority.issuer("root", now).key)
+
+
+def publish_roster(authority: AuthorityFolder, data: bytes, now: datetime) -> int:
+    """Replace the roster by a signed one and record it; return its number. One that is there already is no news."""
+    roots = keystore.root_keys(keystore.load_anchors(authority.ca_path))
+    roster = open_roster(data, roots, federation=authority.federation)
+    present = authority.roster()
+    if present.number >= roster.number:
+        return roster.number
+    plan = _compared(present, roster)
+    with authority.ledger.writing(now) as book:
+        book.record(
+            "roster", number=roster.number, sha256=hashlib.sha256(data).hexdigest(), admitted=list(plan.admitted),
+            removed=list(plan.removed), rekeyed=list(plan.rekeyed),
+        )  # fmt: skip
+    # A roster that is out is in the chain; one that is in the chain and did not get out is made again.
+    keystore.write_public(authority.roster_path, data)
+    settled = [
+        one.id for one in authority.ledger.candidates()
+        if one.id in roster.parties and roster.parties[one.id].signing_key.spki == one.signing_key
+    ]  # fmt: skip
+    with authority.ledger.writing(now) as book:
+        for name in settled:
+            book.forget_candidate(name)
+    return roster.number
+
+
+def revoked_parties(entries: Iterable[Entry], roster: Roster) -> frozenset[str]:
+    """Return the members of which every certificate for signing was revoked."""
+    signing: dict[str, list[bool]] = {}
+    for entry in entries:
+        if entry.usage == Usage.SIGNING and entry.state != State.WITHDRAWN:
+            signing.setdefault(entry.id, []).append(bool(entry.revoked_at))
+    return frozenset(name for name in roster.parties if all(signing.get(name, [False])))
+
+
+def _is_certified(candidate: Candidate, entries: Iterable[Entry], now: datetime) -> bool:
+    key = hashlib.sha256(candidate.signing_key).hexdigest()
+    return any(
+        entry.is_good(now) and (entry.id, entry.usage, entry.key_sha256) == (candidate.id, Usage.SIGNING, key)
+        for entry in entries
+    )
+
+
+def _party(candidate: Candidate, present: Roster) -> Party:
+    """Return the entry that a candidate would have: a member keeps its receiving key and its cap."""
+    party_id, key = SpiffeId.parse(candidate.id), VerifyingKey.from_spki(candidate.signing_key)
+    member = present.parties.get(candidate.id)
+    if candidate.receiving_key is None:
+        if member is None:
+            raise ConfigurationError(f"{candidate.id} has no receiving key", reason="bad_keys")
+        return replace(member, signing_key=key)
+    cap = DEFAULT_WEIGHT_CAP if party_id.role is Role.SITE else 0
+    fingerprint = hashlib.sha256(candidate.receiving_key).digest()
+    return Party(party_id, key, candidate.receiving_key, fingerprint, cap if member is None else member.weight_cap)
+
+
+def _compared(present: Roster, following: Roster) -> RosterPlan:
+    before, after = present.parties, following.parties
+    both = sorted(before.keys() & after.keys())
+    return RosterPlan(
+        present,
+        following,
+        admitted=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        rekeyed=tuple(
+            name for name in both
+            if (before[name].signing_key, before[name].receiving_key)
+            != (after[name].signing_key, after[name].receiving_key)
+        ),
+        recapped=tuple(name for name in both if before[name].weight_cap != after[name].weight_cap),
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""The folder: settings are checked when it is opened, keys when they are read, and writers take turns."""
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from certs.authority import Authority
+from certs.folder import AuthorityFolder
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.policy import SecurityLevel
+
+NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> AuthorityFolder:
+    """The folder of a new authority, opened."""
+    Authority.create(tmp_path / "ca", federation="fed", now=NOW)
+    return AuthorityFolder.open(tmp_path / "ca")
+
+
+def test_settings_come_back(folder: AuthorityFolder) -> None:
+    """Name and level are those it was made with."""
+    assert (folder.federation, folder.level, folder.policy.level) == ("fed", SecurityLevel.HIGH, SecurityLevel.HIGH)
+    assert folder.advisory() is None
+    assert dict(folder.roster().parties) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pqfl": "federation/v2", "federation": "fed", "level": "high"}'])
+def test_settings_that_are_none_are_named(folder: AuthorityFolder, text: str) -> None:
+    """The message names the file."""
+    path = folder.folder / "federation.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=str(path)) as caught:
+        AuthorityFolder.open(folder.folder)
+    assert caught.value.reason == "malformed"
+
+
+def test_an_authority_is_its_certificate_and_its_key(folder: AuthorityFolder) -> None:
+    """A key of another authority is refused, and a root that is offline is missed with the reason."""
+    assert folder.issuer("issuing", NOW).federation == "fed"
+    (folder.folder / "issuing.key").write_bytes((folder.folder / "log.key").read_bytes())
+    with pytest.raises(ConfigurationError) as caught:
+        folder.issuer("issuing", NOW)
+    assert caught.value.reason == "key_mismatch"
+    (folder.folder / "root.key").unlink()
+    with pytest.raises(ConfigurationError, match="offline") as caught:
+        folder.issuer("root", NOW)
+    assert caught.value.reason == "missing"
+
+
+def test_writers_take_turns(folder: AuthorityFolder) -> None:
+    """Whoever comes second waits for the first."""
+    order: list[str] = []
+    waiting = threading.Event()
+
+    def second() -> None:
+        waiting.set()
+        with folder.locked():
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with folder.locked():
+        thread.start()
+        assert waiting.wait(10)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]

@@ -1,0 +1,86 @@
+"""The list: every party once, with the standing of its present certificates and its place in the roster."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from certs.authority import Authority
+from certs.listing import Membership, Row, Standing, list_rows, spoken
+from tests.certs.test_rosters import request
+
+NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Authority:
+    """An authority with a gateway, a member and a candidate."""
+    made = Authority.create(tmp_path / "ca", federation="fed", now=NOW)
+    made.issue(profile="gateway", name="hub", out=tmp_path / "hub", now=NOW)
+    made.issue(profile="site", name="bank", out=tmp_path / "bank", now=NOW)
+    made.certify(request("new"), now=NOW)
+    return made
+
+
+def rows(ca: Authority, now: datetime = NOW) -> dict[str, Row]:
+    """The rows by the last part of their names."""
+    found = list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), now)
+    return {row.name.rpartition("/")[2]: row for row in found}
+
+
+def test_every_party_is_a_row(ca: Authority) -> None:
+    """Authorities first, then parties by ID; a gateway is in no roster."""
+    found = rows(ca)
+    assert list(found) == ["root", "issuing", "hub", "bank", "new"]
+    assert {name: row.membership for name, row in found.items()} == {
+        "root": Membership.NONE,
+        "issuing": Membership.NONE,
+        "hub": Membership.NONE,
+        "bank": Membership.MEMBER,
+        "new": Membership.CANDIDATE,
+    }
+    assert {row.standing for row in found.values()} == {Standing.GOOD}
+    assert found["bank"].facts(NOW)["expires_in_seconds"] == 90 * 86400
+
+
+@pytest.mark.parametrize(("days", "standing"), [(60, "good"), (70, "ending"), (91, "expired")])
+def test_the_last_quarter_of_a_life_is_told(ca: Authority, days: int, standing: str) -> None:
+    """Whoever should have been renewed by then is warned about, and after the end too."""
+    now = NOW + timedelta(days=days)
+    row = rows(ca, now)["bank"]
+    assert row.standing == standing
+    assert (row.warning(now) is None) == (standing == "good")
+
+
+def test_authorities_are_warned_about_half_a_year_before(ca: Authority) -> None:
+    """With the command that replaces them."""
+    now = NOW + timedelta(days=5 * 365 - 100)
+    warning = rows(ca, now)["issuing"].warning(now)
+    assert warning is not None
+    assert "in 100 days" in warning
+    assert "pqfl ca rotate issuing" in warning
+    assert rows(ca, now)["root"].warning(now) is None
+
+
+def test_a_revoked_member_is_seen_to_leave(ca: Authority) -> None:
+    """Until the next roster it is in the present one; no warning nags about its end."""
+    ca.revoke("bank", "keyCompromise", now=NOW)
+    row = rows(ca)["bank"]
+    assert (row.standing, row.membership, row.reason) == (Standing.REVOKED, Membership.LEAVING, "keyCompromise")
+    assert row.warning(NOW + timedelta(days=100)) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "0 seconds"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (7200, "2 hours"),
+        (86400, "24 hours"),
+        (172800, "2 days"),
+    ],
+)
+def test_time_is_told_in_its_largest_unit(seconds: int, words: str) -> None:
+    """As people say it."""
+    assert spoken(timedelta(seconds=seconds)) == words
