@@ -35,6 +35,7 @@ from certs.ledger import Candidate, Preparation
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
 from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
 from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
+from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
 from certs.staging import restored_on_failure, staged_folder
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
@@ -274,6 +275,27 @@ class Authority(AuthorityFolder):
                 )
             return publish_roster(self, sign_planned(self, plan.following, now), now)
 
+    def rotate_issuing(
+        self, *, level: SecurityLevel | None = None, announce: bool = False, passphrase: bytes | None = None,
+        now: datetime | None = None,
+    ) -> Rotated:  # fmt: skip
+        """Replace the issuing authority, or announce the next one. Raises what `rotating.rotate_issuing` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return rotate_issuing(self, now, level=level, announce=announce, passphrase=passphrase)
+
+    def rotate_root(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Rotated:
+        """Replace the root. Raises what `rotating.rotate_root` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return rotate_root(self, now, passphrase=passphrase)
+
+    def retire(self, *, force: bool = False, now: datetime | None = None) -> tuple[str, ...]:
+        """Take replaced authorities out of ``ca.pem``. Raises what `rotating.retire` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return retire(self, now, force=force)
+
     def log_head(self, *, now: datetime | None = None) -> bytes:
         """Return the signed head of the ledger, one JSON line: what peers keep, and later hold against the ledger.
 
@@ -301,7 +323,7 @@ class Authority(AuthorityFolder):
                 book.propose(Candidate(holder, request.signing_key.spki, request.receiving_key, to_text(now)))
 
     def _write_new(self, root: Issuer, issuing: Issuer, passphrase: bytes | None, now: datetime) -> None:
-        self.write_settings()
+        keystore.write_public(self.folder / "federation.json", self.settings())
         pems = []
         for name, issuer in (("root", root), ("issuing", issuing)):
             pems.append(issuer.certificate.public_bytes(Encoding.PEM))
@@ -331,6 +353,7 @@ class Authority(AuthorityFolder):
     def _changing(self, now: datetime) -> Iterator[dict[str, Preparation]]:
         """Hold the lock, with nothing left half-done; give what a former command had left to be finished."""
         with self.locked():
+            finish_rotation(self)
             yield recover(self, now)
 
 

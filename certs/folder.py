@@ -156,10 +156,10 @@ class AuthorityFolder:
         finally:
             os.close(descriptor)
 
-    def write_settings(self) -> None:
-        """Write name and level."""
+    def settings(self) -> bytes:
+        """Return name and level as ``federation.json`` has them."""
         settings = {"pqfl": _TAG, "federation": self.federation, "level": self.level.value}
-        keystore.write_public(self.folder / "federation.json", json.dumps(settings, indent=1).encode() + b"\n")
+        return json.dumps(settings, indent=1).encode() + b"\n"
 
     def _roots(self) -> list[VerifyingKey]:
         return keystore.root_keys(keystore.load_anchors(self.ca_path))

@@ -71,7 +71,7 @@ def revoke_entries(
     Raises ``ConfigurationError``: ``already_revoked`` where nothing is left to revoke, ``is_root`` for a root, which
     nobody above it can revoke.
     """
-    if any(entry.usage.endswith("root") for entry in entries):
+    if any(entry.usage in {"root", "cross", "classical"} for entry in entries):
         raise ConfigurationError(
             "nobody can revoke a root: replace it (pqfl ca rotate root), and give everybody a ca.pem without it",
             reason="is_root",
@@ -118,10 +118,14 @@ def _issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[
     former = sorted((authority.folder / FORMER_AUTHORITIES).glob("*.pem"))
     present = [authority.folder / "issuing.pem", *sorted(authority.folder.glob("classical-issuing.pem"))]
     seen: set[str] = set()
+    trusted = authority.anchor_fingerprints()
     for path in (*present, *former):
         certificate = chain.load_certificates(keystore.read_public(path))[0]
         # A new certificate for the same key goes on with the same list; a root's leaves are issuing authorities.
         key = key_sha256_of(certificate)
+        if sha256_of(certificate) not in trusted:
+            # Readers refuse a list of an authority that they do not trust.
+            continue
         if not chain.is_self_signed(certificate) and certificate.not_valid_after_utc > now and key not in seen:
             seen.add(key)
             yield certificate, path.with_suffix(".key")

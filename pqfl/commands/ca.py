@@ -13,10 +13,11 @@ from certs.authority import DEFAULT_FEDERATION, Authority
 from certs.entry import Entry
 from certs.issuing import Issued
 from certs.rosters import DEFAULT_WEIGHT_CAP
-from pqfl.commands.ca_options import DIR, JSON, PATH, blaming
+from pqfl.commands.ca_options import DIR, JSON, LEVEL, PATH, blaming
 from pqfl.commands.ca_records import COMMANDS as RECORDS
 from pqfl.commands.ca_revocation import COMMANDS as REVOCATION
 from pqfl.commands.ca_roster import COMMANDS as ROSTER
+from pqfl.commands.ca_rotation import COMMANDS as ROTATION
 from pqfl.commands.enrolment import CA_COMMANDS as ENROLMENT
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
@@ -30,9 +31,7 @@ from pqfl_transport.pki.roster import MAX_WEIGHT_CAP
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.pki.statements import MAX_STATEMENT_BYTES
 from pqfl_transport.pki.words import to_lines, to_words
-from pqfl_transport.policy import DEFAULT_LEVEL, SecurityLevel, Verdict, Withdrawal
-
-_LEVEL = click.Choice([level.value for level in SecurityLevel])
+from pqfl_transport.policy import DEFAULT_LEVEL, Verdict, Withdrawal
 
 # Which flag the operator has to look at for each reason of a refusal.
 _INIT_FLAGS = {"exists": "--dir", "not_writable": "--dir"}
@@ -97,7 +96,7 @@ def _require_host(host: Host) -> None:
     callback=_checked_label,
     help="Its name in every SPIFFE ID: a-z, 0-9 and '-'.",
 )
-@click.option("--level", type=_LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Algorithms of all parties.")
+@click.option("--level", type=LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Algorithms of all parties.")
 @click.option("--encrypt", is_flag=True, help="Encrypt both private keys under a passphrase.")
 @passphrase_option
 @JSON
@@ -342,5 +341,5 @@ def _summary(entry: Entry) -> str:
     return f"{entry.algorithm}, until {entry.not_after[:10]}"
 
 
-for _command in (*ENROLMENT, *RECORDS, *REVOCATION, *ROSTER):
+for _command in (*ENROLMENT, *RECORDS, *REVOCATION, *ROSTER, *ROTATION):
     ca_group.add_command(_command)

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.policy import SecurityLevel
 
 PATH = click.Path(path_type=Path)
 DIR = click.option("--dir", "folder", required=True, type=PATH, help="Folder that `pqfl ca init` made.")
+LEVEL = click.Choice([level.value for level in SecurityLevel])
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
 

@@ -6,7 +6,7 @@ import click
 
 from certs.authority import Authority
 from certs.rosters import RosterPlan
-from pqfl.commands.ca_options import DIR, JSON, PATH, blaming
+from pqfl.commands.ca_options import DIR, JSON, LEVEL, PATH, blaming
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
 from pqfl_transport.errors import ConfigurationError
@@ -43,7 +43,7 @@ def show(folder: Path, as_json: bool) -> None:
 @click.option("--admit", multiple=True, metavar="ID", help="Admit these candidates only; repeatable.  [default: all]")
 @click.option("--admit-nobody", is_flag=True, help="Leave out who was revoked, and admit nobody.")
 @click.option("--weight-cap", multiple=True, metavar="ID=N", help="Most samples an update may claim; repeatable.")
-@click.option("--level", type=click.Choice(list(SecurityLevel)), help="The federation's new level.")
+@click.option("--level", type=LEVEL, help="The federation's new level.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--out", type=PATH, help="Write it here too.")
 @passphrase_option

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.pki.chain import permitted_federations
+from pqfl_transport.pki.chain import permitted_federations, verifying_key
 from pqfl_transport.pki.profiles import (
     BACKDATE_SECONDS,
     DAY_SECONDS,
@@ -60,24 +60,41 @@ class Issuer:
         return federation
 
 
-def create_root(federation: str, *, now: datetime, days: int = ROOT_DAYS) -> Issuer:
-    """Make a self-signed root for one federation. Raises ``CertificateError`` where the name is outside the grammar."""
+def create_root(federation: str, *, now: datetime, days: int = ROOT_DAYS, name: str = "root") -> Issuer:
+    """Make a self-signed root for one federation; ``name`` tells it from its successors.
+
+    Raises ``CertificateError`` where the federation's name is outside the grammar.
+    """
     require_label("federation", federation)
     key = SigningKey.generate(ROOT_ALGORITHM)
-    subject = _distinguished_name(federation, "authority", "root")
+    subject = _distinguished_name(federation, "authority", name)
     builder = _builder(subject, subject, key.verifying_key, now, now + timedelta(days=days))
     builder = _as_authority(builder, federation, path_length=1)
     builder = builder.add_extension(_key_identifier(key.verifying_key), critical=False)
     return Issuer(builder.sign(key.pyca_key, None), key)
 
 
-def create_issuing(root: Issuer, level: SecurityLevel, *, now: datetime, days: int = ISSUING_DAYS) -> Issuer:
+def create_issuing(
+    root: Issuer, level: SecurityLevel, *, now: datetime, days: int = ISSUING_DAYS, name: str = "issuing"
+) -> Issuer:
     """Make the authority that signs leaves of ``level``; its key is of the same algorithm as theirs."""
     key = SigningKey.generate(leaf_algorithm(for_level(level)))
-    subject = _distinguished_name(root.federation, "authority", "issuing")
-    builder = _leaf_or_issuing(root, subject, key.verifying_key, now, days * DAY_SECONDS)
-    builder = _as_authority(builder, root.federation, path_length=0)
-    return Issuer(builder.sign(root.key.pyca_key, None), key)
+    subject = _distinguished_name(root.federation, "authority", name)
+    return Issuer(_certify_authority(root, subject, key.verifying_key, now, days, path_length=0), key)
+
+
+def recertify_issuing(root: Issuer, issuing: x509.Certificate, *, now: datetime, days: int) -> x509.Certificate:
+    """Certify an issuing authority, its name and its key, under another root: what it issued leads to either one."""
+    return _certify_authority(root, issuing.subject, verifying_key(issuing), now, days, path_length=0)
+
+
+def cross_sign(old: Issuer, new_root: x509.Certificate, *, now: datetime) -> x509.Certificate:
+    """Certify a new root by the old one, until the old one ends: whoever trusts the old one can check the new one.
+
+    It vouches for a key and belongs in no chain; the new root's own certificate goes into ``ca.pem``.
+    """
+    end = min(old.certificate.not_valid_after_utc, new_root.not_valid_after_utc)
+    return _certify_authority(old, new_root.subject, verifying_key(new_root), now, (end - now).days, path_length=1)
 
 
 def issue_tls(
@@ -116,6 +133,14 @@ def require_host(host: Host) -> None:
             raise ConfigurationError(f"{host[:80]!r} is not a host name (RFC 1123 §2.1)", reason="bad_host")
     elif isinstance(host, IPv6Address) and host.scope_id is not None:
         raise ConfigurationError(f"{host} has a scope, which a certificate can not hold", reason="bad_host")
+
+
+def _certify_authority(
+    root: Issuer, subject: x509.Name, key: VerifyingKey, now: datetime, days: int, *, path_length: int
+) -> x509.Certificate:
+    builder = _leaf_or_issuing(root, subject, key, now, days * DAY_SECONDS)
+    builder = _as_authority(builder, root.federation, path_length=path_length)
+    return builder.sign(root.key.pyca_key, None)
 
 
 def _issue_leaf(

@@ -204,7 +204,8 @@ def _decode_party(item: object, federation: str, level: SecurityLevel) -> Party:
     receiving_fingerprint = hashlib.sha256(receiving_key).digest()
     if party_id.federation != federation:
         raise _malformed(f"{party_id} is not of federation {federation[:80]!r}")
-    if signing_key.algorithm not in for_level(level).leaf_keys:
+    # Whoever went to a higher level before the others is a member all the while; those are what issuers may have.
+    if signing_key.algorithm not in for_level(level).ca_signatures:
         raise _malformed(f"{party_id}: a key of {signing_key.algorithm} does not fit the level {level.value}")
     if signing_key.fingerprint.hex() != fields["signing_fingerprint"]:
         raise _malformed(f"{party_id}: signing_fingerprint is not that of signing_key")

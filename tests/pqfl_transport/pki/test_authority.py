@@ -16,8 +16,10 @@ from pqfl_transport.pki.authority import (
     Issuer,
     create_issuing,
     create_root,
+    cross_sign,
     issue_signing,
     issue_tls,
+    recertify_issuing,
     require_host,
 )
 from pqfl_transport.pki.profiles import PROFILES, Usage
@@ -209,3 +211,25 @@ def test_an_address_with_a_scope_is_refused() -> None:
     with pytest.raises(ConfigurationError) as caught:
         leaf(party=GATEWAY, hosts=(ip_address("fe80::1%eth0"),))
     assert caught.value.reason == "bad_host"
+
+
+def test_an_issuing_authority_has_a_certificate_under_a_second_root() -> None:
+    """Its name and key are the same, so what it issued leads to either root."""
+    second = create_root("fed", now=NOW, name="root-2")
+    again = recertify_issuing(second, ISSUING.certificate, now=NOW, days=30)
+    made = leaf()
+    for anchors in ((ROOT.certificate, ISSUING.certificate), (second.certificate, again)):
+        policy = for_level("high")
+        assert chain.verify_chain(made, anchors, policy=policy, usage=Usage.CLIENT, now=NOW) == SITE
+    assert second.certificate.subject != ROOT.certificate.subject
+
+
+def test_the_old_root_certifies_the_new_ones_key() -> None:
+    """Until the first of the two ends, and with the same name constraint."""
+    later = NOW + timedelta(days=365)
+    second = create_root("fed", now=later, name="root-2")
+    cross = cross_sign(ROOT, second.certificate, now=later)
+    assert chain.is_signed_by(cross, ROOT.certificate)
+    assert chain.verifying_key(cross) == second.key.verifying_key
+    assert cross.not_valid_after_utc <= ROOT.certificate.not_valid_after_utc
+    assert chain.permitted_federations(cross) == ("fed",)

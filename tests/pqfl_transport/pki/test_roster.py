@@ -251,7 +251,7 @@ def test_each_wrong_field_is_named(complaint: str, changes: dict[str, Any]) -> N
     [
         lambda: replace(GOOD, number=0),
         lambda: replace(GOOD, federation="other"),
-        lambda: replace(GOOD, level=SecurityLevel.STANDARD),
+        lambda: replace(GOOD, level=SecurityLevel.MAXIMUM),
         lambda: roster(replace(party(), weight_cap=-1)),
         lambda: roster(replace(party(), receiving_fingerprint=bytes(32))),
         lambda: replace(GOOD, secure_aggregation=SecureAggregation(clip=float("nan"))),

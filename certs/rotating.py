@@ -1,0 +1,248 @@
+"""Replacing authorities: the new one beside the old one for a while, and then without it.
+
+What a rotation changes becomes visible in one step: all new files are written into ``next/``, which gets its name when
+it is whole, and are then moved into their places. `finish_rotation`, which every command does first, moves what a
+killed one left there. The replaced authorities are kept in ``former/``: an issuing authority still signs revocation
+lists for what it issued.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs.entry import Entry, State, sha256_of
+from certs.folder import AuthorityFolder
+from certs.identity import to_key_file
+from certs.revoking import FORMER_AUTHORITIES
+from certs.staging import staged_folder
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.advisory import open_advisory
+from pqfl_transport.pki.authority import create_issuing, create_root, cross_sign, recertify_issuing
+from pqfl_transport.pki.profiles import ISSUING_DAYS
+from pqfl_transport.policy import SecurityLevel
+
+CROSS = "root-cross.pem"
+"""The new root's key certified by the old root: whoever trusts the old one can check the new one by it."""
+_NEXT = "next"
+_ANNOUNCED = "announced"
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """What a rotation made."""
+
+    entry: Entry
+    """The new authority's certificate."""
+    in_use: bool
+    """Whether it signs from now on, or was announced only."""
+
+
+def rotate_issuing(
+    authority: AuthorityFolder,
+    now: datetime,
+    *,
+    level: SecurityLevel | None = None,
+    announce: bool = False,
+    passphrase: bytes | None = None,
+) -> Rotated:
+    """Make the next issuing authority and put it into ``ca.pem`` beside the present one. Needs the root's key.
+
+    With ``announce`` it signs nothing yet; the next call takes that one into use, and needs no key of the root. The
+    caller holds the lock. Raises ``ConfigurationError``: ``already_announced``, ``missing``.
+    """
+    announced = authority.folder / _ANNOUNCED
+    if announced.exists() and (announce or level is not None):
+        raise ConfigurationError(
+            f"{announced}: was announced before; take it into use first", reason="already_announced"
+        )
+    files = _announced_files(announced) if announced.exists() else _new_issuing(authority, now, level, passphrase)
+    certificate = chain.load_certificates(files["issuing.pem"])[0]
+    root, issuing = _present(authority)[:2]
+    leading = [root, issuing, certificate] if announce else [root, certificate]
+    ca_pem = _pem([*leading, *_others(authority, leading, now)])
+    if announce:
+        with staged_folder(announced) as stage:
+            _write(stage, files)
+        keystore.write_public(authority.ca_path, ca_pem)
+    else:
+        _keep_former(authority, "issuing")
+        _switch(authority, {**files, "ca.pem": ca_pem})
+    entry = next(one for one in authority.ledger.entries() if one.sha256 == sha256_of(certificate))
+    return Rotated(entry, not announce)
+
+
+def _announced_files(folder: Path) -> dict[str, bytes]:
+    files = {name: keystore.read_public(folder / name) for name in ("issuing.pem", "federation.json")}
+    return {**files, "issuing.key": keystore.read_secret(folder / "issuing.key")}
+
+
+def _new_issuing(
+    authority: AuthorityFolder, now: datetime, level: SecurityLevel | None, passphrase: bytes | None
+) -> dict[str, bytes]:
+    root = authority.issuer("root", now)
+    days = min(ISSUING_DAYS, (root.certificate.not_valid_after_utc - now).days)
+    name = _next_name(authority, "issuing")
+    made = create_issuing(root, level or authority.level, now=now, days=days, name=name)
+    _enter(authority, made.certificate, "issuing", root.certificate, now)
+    return {
+        "issuing.pem": made.certificate.public_bytes(Encoding.PEM),
+        "issuing.key": to_key_file(made.key, passphrase),
+        "federation.json": replace(authority, level=level or authority.level).settings(),
+    }
+
+
+def rotate_root(authority: AuthorityFolder, now: datetime, *, passphrase: bytes | None = None) -> Rotated:
+    """Make a new root, and certify the present issuing authority's key under it. Needs the old root's key.
+
+    Leaves stay as they are: the issuing authority has a certificate under either root. Rosters and advisories are
+    signed by the new one from now on, so ``ca.pem`` has to be everywhere before the next of them. The caller holds the
+    lock.
+    """
+    old = authority.issuer("root", now)
+    new = create_root(authority.federation, now=now, name=_next_name(authority, "root"))
+    issuing = chain.load_certificates(keystore.read_public(authority.folder / "issuing.pem"))[0]
+    days = min(ISSUING_DAYS, (new.certificate.not_valid_after_utc - now).days)
+    renewed = recertify_issuing(new, issuing, now=now, days=days)
+    cross = cross_sign(old, new.certificate, now=now)
+    _enter(authority, new.certificate, "root", new.certificate, now)
+    _enter(authority, renewed, "issuing", new.certificate, now)
+    _enter(authority, cross, "cross", old.certificate, now)
+    _keep_former(authority, "root")
+    _keep_former(authority, "issuing")
+    root_and_issuing = [new.certificate, renewed]
+    _switch(
+        authority,
+        {
+            "root.pem": new.certificate.public_bytes(Encoding.PEM),
+            "root.key": to_key_file(new.key, passphrase),
+            "issuing.pem": renewed.public_bytes(Encoding.PEM),
+            CROSS: cross.public_bytes(Encoding.PEM),
+            "ca.pem": _pem([*root_and_issuing, *_others(authority, root_and_issuing, now)]),
+        },
+    )
+    return Rotated(next(one for one in authority.ledger.entries() if one.sha256 == sha256_of(new.certificate)), True)
+
+
+def retire(authority: AuthorityFolder, now: datetime, *, force: bool = False) -> tuple[str, ...]:
+    """Take the replaced authorities out of ``ca.pem``; return their subjects. The caller holds the lock.
+
+    Raises ``ConfigurationError``: ``still_needed`` where a certificate that is good, the roster or the advisory leads
+    to one of them, unless ``force``, which cannot be had for the last two; ``nothing_to_retire``.
+    """
+    kept = _present(authority)
+    gone = [one for one in keystore.load_anchors(authority.ca_path) if one not in kept]
+    if not gone:
+        raise ConfigurationError(f"{authority.ca_path}: holds no replaced authority", reason="nothing_to_retire")
+    _require_signed_by_present_root(authority, kept)
+    keys = {chain.verifying_key(one).fingerprint.hex() for one in kept}
+    entries = authority.ledger.entries()
+    # What a key signed that a kept certificate has too stays valid, whatever other certificate of it goes.
+    issuers = {one.sha256 for one in entries if one.is_authority and one.key_sha256 in keys}
+    needed = sorted({one.id for one in entries if one.id and one.is_good(now) and one.issuer not in issuers})
+    if needed and not force:
+        raise ConfigurationError(
+            f"{', '.join(needed)[:500]}: has a certificate of a replaced authority that is good; renew it first",
+            reason="still_needed",
+        )
+    with authority.ledger.writing(now) as book:
+        book.record("rotation", step="retire", retired=[sha256_of(one) for one in gone])
+    keystore.write_public(authority.ca_path, _pem(kept))
+    return tuple(one.subject.rfc4514_string() for one in gone)
+
+
+def finish_rotation(authority: AuthorityFolder) -> None:
+    """Move what is in ``next/`` into its places. The caller holds the lock."""
+    # Under the lock whatever is being written there was left by somebody who was killed.
+    for name in (_NEXT, _ANNOUNCED):
+        for stray in authority.folder.glob(f".{name}.partial-*"):
+            shutil.rmtree(stray, ignore_errors=True)
+    _move(authority, authority.folder / _NEXT)
+    announced = authority.folder / _ANNOUNCED
+    if announced.is_dir() and _same_file(announced / "issuing.pem", authority.folder / "issuing.pem"):
+        shutil.rmtree(announced)
+
+
+def _move(authority: AuthorityFolder, staged: Path) -> None:
+    if not staged.is_dir():
+        return
+    # Certificates last: while one is missing its key does not fit, and nobody signs.
+    for path in sorted(staged.iterdir(), key=lambda path: (path.suffix != ".key", path.name)):
+        path.replace(authority.folder / path.name)
+    keystore.sync_folder(authority.folder)
+    staged.rmdir()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return keystore.read_public(one) == keystore.read_public(other)
+
+
+def _switch(authority: AuthorityFolder, files: Mapping[str, bytes]) -> None:
+    with staged_folder(authority.folder / _NEXT) as stage:
+        _write(stage, files)
+    finish_rotation(authority)
+
+
+def _write(stage: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (keystore.write_secret if name.endswith(".key") else keystore.write_public)(stage / name, data)
+
+
+def _keep_former(authority: AuthorityFolder, name: str) -> None:
+    """Copy the present authority of this name into ``former/``, under its fingerprint."""
+    folder = authority.folder / FORMER_AUTHORITIES
+    folder.mkdir(mode=0o700, exist_ok=True)
+    pem = keystore.read_public(authority.folder / f"{name}.pem")
+    stem = f"{name}-{sha256_of(chain.load_certificates(pem)[0])[:16]}"
+    keystore.write_secret(
+        folder / f"{stem}.key", keystore.read_secret(authority.folder / f"{name}.key"), overwrite=True
+    )
+    keystore.write_public(folder / f"{stem}.pem", pem)
+
+
+def _enter(
+    authority: AuthorityFolder, certificate: x509.Certificate, usage: str, issuer: x509.Certificate, now: datetime
+) -> None:
+    with authority.ledger.writing(now) as book:
+        book.enter(Entry.of(certificate, holder="", usage=usage, now=now, issuer=issuer), certificate)
+        book.record("rotation", step=usage, sha256=sha256_of(certificate))
+
+
+def _next_name(authority: AuthorityFolder, usage: str) -> str:
+    keys = {one.key_sha256 for one in authority.ledger.entries() if one.usage == usage and one.state == State.ISSUED}
+    return f"{usage}-{len(keys) + 1}"
+
+
+def _present(authority: AuthorityFolder) -> list[x509.Certificate]:
+    paths = [authority.folder / "root.pem", authority.folder / "issuing.pem"]
+    paths += sorted((authority.folder / _ANNOUNCED).glob("issuing.pem"))
+    return [chain.load_certificates(keystore.read_public(path))[0] for path in paths]
+
+
+def _others(authority: AuthorityFolder, leading: Sequence[x509.Certificate], now: datetime) -> list[x509.Certificate]:
+    """Return what ``ca.pem`` has beside these and is not over."""
+    present = keystore.load_anchors(authority.ca_path)
+    return [one for one in present if one not in leading and one.not_valid_after_utc > now]
+
+
+def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+
+
+def _require_signed_by_present_root(authority: AuthorityFolder, kept: Sequence[x509.Certificate]) -> None:
+    roots = keystore.root_keys(kept)
+    try:
+        keystore.load_roster(authority.roster_path, roots, federation=authority.federation)
+        if authority.advisory_path.exists():
+            data = keystore.read_public(authority.advisory_path)
+            open_advisory(data, roots, now=0, federation=authority.federation)
+    except MessageError as error:
+        raise ConfigurationError(
+            f"{error}: sign the next one with the present root first (pqfl ca roster sign, pqfl ca advisory)",
+            reason="still_needed",
+        ) from error
