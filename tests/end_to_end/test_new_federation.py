@@ -64,7 +64,7 @@ def test_the_roster_names_all_who_sign(made: Path) -> None:
 def test_every_private_key_is_its_owners_alone(made: Path) -> None:
     """Whatever is called *.key has mode 0600 and lies in a folder of mode 0700."""
     keys = list(made.rglob("*.key"))
-    assert len(keys) == 2 + 1 + 3 * 3
+    assert len(keys) == 3 + 1 + 3 * 3
     for key in keys:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
