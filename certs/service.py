@@ -7,7 +7,7 @@ It is the only listener of a federation that clients without a certificate may t
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,7 +83,7 @@ async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
         gateway=config.gateway, gateway_id=config.gateway_id,
     )  # fmt: skip
     own = OwnIdentity(authority)
-    context = PostQuantumContext(own.load(datetime.now(UTC)))
+    context = PostQuantumContext(own.load())
     runner = web.AppRunner(make_app(desk, requests_per_minute=config.requests_per_minute), access_log=None)
     listener = listen(config.listen, "--listen")
     await runner.setup()
@@ -103,12 +103,16 @@ async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
     log.event("stop")
 
 
+def _system_clock() -> datetime:
+    return datetime.now(UTC)
+
+
 async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: EventLog) -> None:
     """Renew the service's own certificate in time, and take on what others did to the authority's files."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         try:
-            config = await asyncio.to_thread(own.load, datetime.now(UTC))
+            config = await asyncio.to_thread(own.load)
             if config != context.config:
                 context.take_on(config)
                 log.event("reload", result="ok")
@@ -119,13 +123,14 @@ async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: Even
 class OwnIdentity:
     """The service's certificate and key: made when it is first started, renewed at two thirds of their life."""
 
-    def __init__(self, authority: Authority) -> None:
-        self._authority = authority
+    def __init__(self, authority: Authority, clock: Callable[[], datetime] = _system_clock) -> None:
+        self._authority, self._clock = authority, clock
         self.id = service_id(authority.federation)
         self.folder: Path = authority.folder / SERVICE_NAME
 
-    def load(self, now: datetime) -> TlsConfig:
+    def load(self) -> TlsConfig:
         """Return the configuration of the listener. Raises what `Authority.issue` and `Authority.certify` raise."""
+        now = self._clock()
         if not self.folder.exists():
             self._authority.issue(profile=_PROFILE, name=SERVICE_NAME, out=self.folder, now=now)
         identity = self._identity()
@@ -133,7 +138,9 @@ class OwnIdentity:
             self._renew(identity, now)
             identity = self._identity()
         allowed = AllowedPeers(uris=(f"spiffe://{self._authority.federation}/**",))
-        return TlsConfig(Role.SERVER, identity, self._authority.policy, allowed, admits_strangers=True)
+        return TlsConfig(
+            Role.SERVER, identity, self._authority.policy, allowed, admits_strangers=True, clock=self._clock
+        )
 
     def _identity(self) -> TlsIdentity:
         # The authorities as they are now: after a rotation there are more of them than in the service's own folder.

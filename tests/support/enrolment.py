@@ -98,7 +98,7 @@ def serving(
     """Serve until the block ends. ``tls`` makes it somebody else's service; ``options`` are the desk's."""
     reports, requests = Reports(), []  # type: ignore[var-annotated]
     desk = Desk(federation.authority, Enrolments(federation.ca), reports, **options)
-    config = tls or OwnIdentity(federation.authority).load(datetime.now(UTC))
+    config = tls or OwnIdentity(federation.authority).load()
     listener = listen(LOCALHOST, "test", reuse_port=False)
     loop, ready = asyncio.new_event_loop(), threading.Event()
 

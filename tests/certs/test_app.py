@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+
+from pqfl_transport.errors import MessageError, PeerError, PlatformError, PqflError
+from pqfl_transport.hub import Hub
+from pqfl_transport.pki.enrolment import MAX_MESSAGE_BYTES
+from pqfl_transport.pki.tokens import service_id
+from tests.support.enrolment import Service, root_sha256, serving
+from tests.support.pki import Federation, make_federation
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "fed", sites=("north",), level="standard")
+
+
+def stranger(service: Service) -> Hub:
+    """Somebody without a certificate."""
+    federation = service.federation
+    return Hub.pinned(service.address, root_sha256(federation), service_id("fed"), federation.authority.policy)
+
+
+def reason(hub: Hub, method: str, path: str, body: bytes = b"") -> str:
+    with pytest.raises(PqflError) as caught:
+        hub.get(path) if method == "GET" else hub.post(path, lambda _binding: body)
+    return caught.value.reason
+
+
+def test_errors_are_problem_documents(federation: Federation) -> None:
+    """Nonsense, other methods and other paths are each answered with their reason."""
+    with serving(federation) as service:
+        hub = stranger(service)
+        assert reason(hub, "POST", "/v1/join", b"{}") == "malformed"
+        assert reason(hub, "POST", "/v1/renew", b"\xff") == "malformed"
+        assert reason(hub, "GET", "/v1/renew") == "method_not_allowed"
+        assert reason(hub, "GET", "/v1/other") == "not_found"
+        assert reason(hub, "POST", "/v1/join", b" " * (MAX_MESSAGE_BYTES + 1)) == "too_large"
+        assert service.reports.names() == ["request_refused"] * 3
+
+
+def test_a_list_is_served_once_there_is_one(federation: Federation) -> None:
+    """Before anybody was revoked there is none, and that is said."""
+    with serving(federation) as service:
+        hub = stranger(service)
+        assert reason(hub, "GET", "/v1/crl") == "not_found"
+        (federation.ca / "crl.pem").write_bytes(b"a list")
+        assert hub.get("/v1/crl") == b"a list"
+
+
+def test_how_far_a_request_is(federation: Federation, tmp_path: Path) -> None:
+    """Whoever knows a token's name can ask, and learns one word."""
+    with serving(federation, by_hand=True) as service:
+        token = service.token("west")
+        hub, path = stranger(service), f"/v1/join/{token.keys.token_id}"
+        assert hub.get(path) == b'{"state": "open"}'
+        with pytest.raises(PqflError):
+            service.joiner(token, tmp_path / "west").join()
+        assert hub.get(path) == b'{"state": "pending"}'
+        assert reason(hub, "GET", f"/v1/join/{'0' * 32}") == "unknown_token"
+
+
+def test_too_many_requests_are_refused(federation: Federation) -> None:
+    """The limit is told apart from every other refusal."""
+    with serving(federation, requests_per_minute=2) as service:
+        hub = stranger(service)
+        hub.get("/v1/ca")
+        hub.get("/v1/ca")
+        with pytest.raises(PeerError) as caught:
+            hub.get("/v1/ca")
+        assert caught.value.reason == "busy"
+
+
+def test_what_is_wrong_with_our_files_is_for_our_log(federation: Federation, tmp_path: Path) -> None:
+    """Without the issuing key a site learns that it cannot be done now, and no path; the same request works later."""
+    key = federation.ca / "issuing.key"
+    with serving(federation) as service:
+        joiner = service.joiner(service.token("west"), tmp_path / "west")
+        data = key.read_bytes()
+        key.unlink()
+        with pytest.raises(PlatformError) as caught:
+            joiner.join()
+        assert caught.value.reason == "not_ready"
+        assert str(federation.ca) not in str(caught.value)
+        assert str(key) in str(service.reports.events)
+        key.write_bytes(data)
+        key.chmod(0o600)
+        joiner.join()
+
+
+def test_a_certificate_is_needed_only_where_it_is_renewed(federation: Federation, tmp_path: Path) -> None:
+    """A site that was let in joins no second time over its own certificate: a token is what counts."""
+    with serving(federation) as service:
+        token = service.token("west")
+        service.joiner(token, tmp_path / "west").join()
+        with pytest.raises(MessageError):
+            service.joiner(token, tmp_path / "again").join()

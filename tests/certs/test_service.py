@@ -1,0 +1,62 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from certs.service import AUDIT_FILE, OwnIdentity
+from pqfl.demo.processes import Crew
+from pqfl_transport.audit import verify_audit_log
+from pqfl_transport.errors import ConfigurationError, TransportError
+from pqfl_transport.pki import chain
+from pqfl_transport.tls.engine import TlsContext
+from tests.support.pki import Federation, make_federation
+
+START_SECONDS = 20.0
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "fed", sites=(), level="standard")
+
+
+def test_the_service_makes_its_own_certificate_once(federation: Federation) -> None:
+    """It is a gateway's of the reserved name, and stays while it is good."""
+    own = OwnIdentity(federation.authority)
+    config = own.load()
+    assert str(config.own.id) == "spiffe://fed/gateway/enrolment"
+    assert config.admits_strangers
+    assert OwnIdentity(federation.authority).load() == config
+
+
+def test_the_service_renews_its_own_certificate(federation: Federation) -> None:
+    """After two thirds of its life there is another one, with a new key that fits."""
+    own = OwnIdentity(federation.authority)
+    first = own.load().identity
+    then = datetime.now(UTC) + timedelta(days=61)
+    later = OwnIdentity(federation.authority, lambda: then).load()
+    assert chain.verifying_key(later.identity.leaf) != chain.verifying_key(first.leaf)
+    assert later.own.not_after > first.leaf.not_valid_after_utc
+    TlsContext(later)
+
+
+def test_a_certificate_that_ended_meanwhile_is_an_error(federation: Federation) -> None:
+    """A service that slept through its own renewal says which file to look at."""
+    OwnIdentity(federation.authority).load()
+    late = datetime.now(UTC) + timedelta(days=100)
+    with pytest.raises(ConfigurationError, match=r"enrolment/tls\.pem") as caught:
+        OwnIdentity(federation.authority, lambda: late).load()
+    assert caught.value.reason == "expired"
+
+
+def test_a_service_serves_until_term_and_keeps_an_audit_log(federation: Federation, tmp_path: Path) -> None:
+    """It says where it listens and who it is, refuses to run twice, and its log holds."""
+    with Crew(tmp_path) as crew:
+        words = ("-m", "pqfl", "ca", "serve", "--dir", str(federation.ca), "--listen", "127.0.0.1:0")
+        process = crew.start("hub", *words, "--log-format", "json")
+        listening = process.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)
+        assert listening["id"] == "spiffe://fed/gateway/enrolment"
+        second = crew.start("second", *words)
+        with pytest.raises(TransportError, match="ended with status 2"):
+            second.wait(START_SECONDS)
+        process.end()
+    assert verify_audit_log(federation.ca / AUDIT_FILE, None).lines == 2

@@ -1,0 +1,117 @@
+"""A sidecar renews its own certificate: when, how often, and what it says of it."""
+
+import asyncio
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.building import source_of
+from gateway.config import ServiceConfig
+from gateway.journal import Journal
+from gateway.renewing import Renewing, renewal_config
+from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki import chain
+from pqfl_transport.pki.keystore import load_certificate, load_signing_key
+from pqfl_transport.tls.config import Role
+from tests.support.enrolment import serving
+from tests.support.pki import Federation, make_federation
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "fed", sites=("north",))
+
+
+def config(federation: Federation, address: str) -> ServiceConfig:
+    folder = federation.site("north")
+    said = {
+        "listen": "127.0.0.1:0", "target": ("127.0.0.1:1",), "cert": (folder / "tls.pem",),
+        "key": (folder / "tls.key",), "cacert": folder / "ca.pem", "verify-uri": (federation.gateway_uri,),
+        "renew": address,
+    }  # fmt: skip
+    return source_of(Role.CLIENT, said, None).config
+
+
+def test_nothing_said_is_nothing_renewed() -> None:
+    """Without the flag a certificate is the operator's business."""
+    assert renewal_config({}) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ({"renew": "nowhere"}, "--renew"),
+        ({"renew": "hub:1", "keystore": Path("k")}, "keystore"),
+        ({"renew": "hub:1", "cert": (Path("a/c"),), "key": (Path("b/k"),), "cacert": Path("a/ca")}, "two folders"),
+    ],
+)
+def test_mistakes_name_the_flag(said: dict[str, Any], named: str) -> None:
+    """What could not be renewed is refused at the start."""
+    with pytest.raises(ConfigurationError, match=named):
+        renewal_config(said)
+
+
+class Clock:
+    """Time that passes only while somebody sleeps; it ends the run at its end."""
+
+    def __init__(self, days: float) -> None:
+        self.now = datetime.now(UTC)
+        self.end = self.now + timedelta(days=days)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        # A minute at a time is what it asks for at most; a day at a time is what a test has patience for.
+        self.now += timedelta(seconds=max(seconds, 1) * (1440 if seconds >= 60 else 1))
+        if self.now > self.end:
+            raise asyncio.CancelledError
+
+
+def run(federation: Federation, address: str, days: float) -> tuple[Renewing, list[datetime], str]:
+    """Let so many days pass; return what was counted, when the configuration was read again, and the log."""
+    clock, lines, reloads = Clock(days), io.StringIO(), []  # type: ignore[var-annotated]
+    settings = config(federation, address)
+    renewing = Renewing(
+        lambda: settings, Journal(EventLog("json", stream=lines), None), lambda: reloads.append(clock.now),
+        clock=clock, jitter=lambda: 0.0, sleep=clock.sleep,
+    )  # fmt: skip
+
+    async def until_the_end() -> None:
+        await asyncio.gather(*renewing.start(), return_exceptions=True)
+
+    asyncio.run(until_the_end())
+    return renewing, reloads, lines.getvalue()
+
+
+def test_a_certificate_is_renewed_in_time(federation: Federation) -> None:
+    """Nothing happens for sixty days; then there is a new pair that fits, one reload, one line and one count."""
+    folder = federation.site("north")
+    before = load_certificate(folder / "tls.pem")
+    with serving(federation) as service:
+        renewing, reloads, lines = run(federation, str(service.address), 59)
+        assert (renewing.snapshot(), reloads, lines) == ({"renewals": {}}, [], "")
+        renewing, reloads, lines = run(federation, str(service.address), 62)
+    after = load_certificate(folder / "tls.pem")
+    assert after != before
+    assert chain.verifying_key(after) == load_signing_key(folder / "tls.key").verifying_key
+    assert renewing.snapshot()["renewals"] == {"ok": 1}
+    assert len(reloads) == 1
+    assert '"event": "renewal"' in lines or '"event":"renewal"' in lines
+
+
+def test_a_service_that_is_down_is_asked_again(federation: Federation) -> None:
+    """Each failure is counted and said with its reason, the old pair stays, and nothing is read again."""
+    folder = federation.site("north")
+    before = load_certificate(folder / "tls.pem")
+    with serving(federation) as service:
+        address = str(service.address)
+    renewing, reloads, lines = run(federation, address, 61)
+    assert renewing.snapshot()["renewals"]["failed"] >= 3
+    assert reloads == []
+    assert "target_down" in lines
+    assert load_certificate(folder / "tls.pem") == before

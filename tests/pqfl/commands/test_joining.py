@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import good, pqfl, refused
+from tests.support.enrolment import serving
+from tests.support.pki import Federation, make_federation
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "fed", sites=("north",), level="standard")
+
+
+def test_joining_and_renewing_as_a_user_types_it(federation: Federation, tmp_path: Path) -> None:
+    """A token from the environment becomes a folder whose sidecar is configured; renewing says what it did."""
+    out = tmp_path / "west"
+    with serving(federation) as service:
+        token = service.token("west").to_text()
+        told = good("join", "--hub", service.address, "--out", out, environment={"PQFL_TOKEN": token})
+        assert "spiffe://fed/site/west" in told
+        assert "pqfl ca roster sign" in told
+        assert "the configuration is good" in good("client", "--config", out / "sidecar.toml", "--config-check")
+        facts = json.loads(good("renew", "--identity", out, "--hub", service.address, "--json"))
+        assert (facts["party"], facts["new_tls_key"]) == ("spiffe://fed/site/west", True)
+        assert "the same key" in good("renew", "--identity", out, "--hub", service.address, "--keep-keys")
+        assert "the configuration is good" in good("client", "--config", out / "sidecar.toml", "--config-check")
+
+
+def test_refusals_are_one_line(federation: Federation, tmp_path: Path) -> None:
+    """A bad token, a used one, a folder that is not empty, and nobody there: each says what is wrong."""
+    with serving(federation) as service:
+        token, hub = service.token("west").to_text(), service.address
+        assert "--token:" in refused("join", "--token", token[:-1], "--hub", hub, "--out", tmp_path / "a")
+        assert "--out:" in refused("join", "--token", token, "--hub", hub, "--out", federation.site("north"))
+        file = tmp_path / "token"
+        file.write_text(token + "\n")
+        assert "chmod 600" in refused("join", "--token-file", file, "--hub", hub, "--out", tmp_path / "a")
+        file.chmod(0o600)
+        good("join", "--token-file", file, "--hub", hub, "--out", tmp_path / "a")
+        assert "used already" in refused("join", "--token", token, "--hub", hub, "--out", tmp_path / "b", status=1)
+    assert str(hub) in refused("renew", "--identity", tmp_path / "a", "--hub", hub, status=1)
+    assert pqfl("join", "--hub", hub, "--out", tmp_path / "b").returncode == 2
