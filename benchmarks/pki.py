@@ -42,6 +42,7 @@ from pqfl_transport.tls.engine import TlsContext, TlsEngine
 
 FEDERATION = "bench"
 LEAF_SECONDS = LEAF_DAYS * 24 * 3600
+REPEAT = 20
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def issuing(folder: Path, openssl: str | None, runs: int) -> str:
     program = usable(openssl)
     rows = []
     for level in (SecurityLevel.STANDARD, SecurityLevel.HIGH, SecurityLevel.MAXIMUM):
-        found = take_turns(issuers(folder / level, level, program), runs, repeat=20)
+        subjects = issuers(folder / level, level, program, turns=REPEAT * (runs + 1))
+        found = take_turns(subjects, runs, REPEAT)
         algorithm = leaf_algorithm(for_level(level))
         floor = found.get("openssl x509 -req")
         for name, seconds in found.items():
@@ -93,8 +95,8 @@ def usable(openssl: str | None) -> str | None:
     return None
 
 
-def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> Subjects:
-    """Return the ways to issue that take turns; all of them verify that the request is signed by its key."""
+def issuers(folder: Path, level: SecurityLevel, openssl: str | None, turns: int) -> Subjects:
+    """Return the ways to issue, each to be called so many times; all verify that the request is signed by its key."""
     authority = Authority.create(folder, federation=FEDERATION, level=level)
     issuer = Issuer(
         x509.load_pem_x509_certificate((folder / "issuing.pem").read_bytes()),
@@ -102,7 +104,11 @@ def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> Subjects
     )
     party = SpiffeId(FEDERATION, Role.GATEWAY, "hub")
     request = make_request(party, SigningKey.generate(leaf_algorithm(authority.policy)))
-    numbers = iter(range(10**9))
+    # The authority certifies a key once, so every turn brings another one; making them is the party's work.
+    others = [SpiffeId(FEDERATION, Role.GATEWAY, f"hub-{number}") for number in range(turns)]
+    requests = iter(
+        [(other, make_request(other, SigningKey.generate(leaf_algorithm(authority.policy)))) for other in others]
+    )
 
     def ours() -> object:
         key = open_request(request, party, "request")
@@ -110,8 +116,8 @@ def issuers(folder: Path, level: SecurityLevel, openssl: str | None) -> Subjects
         return issue_tls(issuer, PROFILES["gateway"], party, key, now=now, seconds=LEAF_SECONDS)
 
     def with_ledger() -> object:
-        key = open_request(request, party, "request")
-        other = SpiffeId(FEDERATION, Role.GATEWAY, f"hub-{next(numbers)}")
+        other, theirs = next(requests)
+        key = open_request(theirs, other, "request")
         return authority.certify(CertificationRequest(other, "gateway", key))
 
     found: Subjects = {"in memory": ours, "authority with its ledger": with_ledger}
