@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certs.entry import Entry, State, key_sha256_of, sha256_of, to_time
 from certs.folder import AuthorityFolder
-from pqfl_transport.crypto.pyca import MLDSAPrivateKey
+from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.lists import Revoked, sign_crl
@@ -194,7 +195,18 @@ def _serials(path: Path) -> set[str] | None:
 
 def _any_key(authority: AuthorityFolder, path: Path) -> MLDSAPrivateKey | ec.EllipticCurvePrivateKey:
     pem = keystore.load_private_pem(path, authority.passphrases)
-    key = load_pem_private_key(pem, None)
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # An ML-DSA key in another form than its seed alone; and what is none says so.
+        return _signing_key(path, pem)
     if not isinstance(key, MLDSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise ConfigurationError(f"{path}: a key of {type(key).__name__} signs no lists here", reason="bad_key")
     return key
+
+
+def _signing_key(path: Path, pem: bytes) -> MLDSAPrivateKey:
+    try:
+        return SigningKey.from_pem(pem).pyca_key
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error

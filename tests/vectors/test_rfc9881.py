@@ -148,6 +148,36 @@ def test_the_command_line_takes_every_form(tmp_path: Path, algorithm: str, form:
     assert armour.decode(path.read_bytes(), pkcs8.PLAIN_LABEL) == armour.decode(pem, pkcs8.PLAIN_LABEL)
 
 
+def test_an_authority_works_with_keys_in_both_forms(tmp_path: Path) -> None:
+    """Its three keys as OpenSSL would have written them: it issues, revokes, lists, signs rosters and its log."""
+    federation = pki.make_federation(tmp_path, sites=("bank-a", "bank-b"))
+    for name in ("root.key", "issuing.key", "log.key"):
+        path = federation.ca / name
+        keystore.write_secret(path, rfc9881.in_both_forms(path.read_bytes()), overwrite=True)
+        assert len(path.read_bytes()) > 5000
+    authority = federation.authority
+    authority.issue(profile="site", name="bank-c", out=tmp_path / "bank-c")
+    authority.revoke("site/bank-a", "keyCompromise")
+    (made,) = authority.make_crl()
+    assert made.revoked == 2
+    plan = authority.plan_roster()
+    assert plan.removed == (federation.site_uri("bank-a"),)
+    assert authority.sign_roster(plan) == plan.following.number
+    assert authority.log_head()
+    authority.rotate_issuing()
+    assert {one.authority for one in authority.make_crl()} >= {made.authority}
+
+
+def test_a_list_is_not_signed_with_a_key_without_its_seed(tmp_path: Path) -> None:
+    """The error names the file and says what is missing."""
+    federation = pki.make_federation(tmp_path, sites=("bank-a",))
+    path = federation.ca / "issuing.key"
+    keystore.write_secret(path, rfc9881.private_pem("ML-DSA-65", "expanded"), overwrite=True)
+    federation.authority.revoke("site/bank-a", "keyCompromise")
+    with pytest.raises(ConfigurationError, match=r"issuing\.key: an ML-DSA-65 key in expanded form, without its seed"):
+        federation.authority.make_crl()
+
+
 def identity(federation: pki.Federation, out: Path, algorithm: str, profile: str) -> Path:
     """An identity folder of the federation whose key is the example's."""
     key = SigningKey.from_seed(algorithm, rfc9881.SEED).pyca_key
