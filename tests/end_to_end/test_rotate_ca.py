@@ -1,11 +1,8 @@
 """`rotate-ca.sh`: issuing authority and root are replaced, step by step, under traffic."""
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +14,10 @@ from pqfl_transport.errors import MessageError
 from pqfl_transport.pki import chain, keystore
 from tests.support.commands import good
 from tests.support.pki import Federation, make_federation
+from tests.support.scripts import run_script
 from tests.support.sidecars import START_SECONDS, Running, echo, plain_server, start_client, start_server
 
-SCRIPT = Path(__file__).resolve().parents[2] / "certs" / "scripts" / "rotate-ca.sh"
+SCRIPT = "rotate-ca.sh"
 
 
 @pytest.fixture
@@ -34,15 +32,6 @@ def crew(tmp_path: Path) -> Iterator[Crew]:
         yield processes
 
 
-def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the script with this interpreter's `pqfl`."""
-    environment = os.environ | {"PQFL": f"{sys.executable} -m pqfl"} | variables
-    return subprocess.run(
-        [str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False, env=environment, timeout=120,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
 class Rehearsal:
     """A federation with traffic: what a step of the script gives out reaches everybody, and is taken on."""
 
@@ -53,7 +42,7 @@ class Rehearsal:
 
     def step(self, name: str, *more: str) -> None:
         """Do a step, and hand out what it gives."""
-        done = run(name, self.federation.ca, self.out, *more, PQFL_YES="1")
+        done = run_script(SCRIPT, name, self.federation.ca, self.out, *more, PQFL_YES="1")
         assert done.returncode == 0, done.stderr
         self.hand_out()
 
@@ -117,7 +106,7 @@ def test_issuing_authority_and_root_are_replaced_under_traffic(
                 said(lasting, name.encode())
                 with sidecar.connect() as fresh:
                     said(fresh, b"a new connection")
-            still_needed = run("retire", federation.ca, tmp_path / "out")
+            still_needed = run_script(SCRIPT, "retire", federation.ca, tmp_path / "out")
             assert still_needed.returncode == 2
             assert "renew it first" in still_needed.stderr
             for folder in parties(federation):
@@ -155,15 +144,15 @@ def test_issuing_authority_and_root_are_replaced_under_traffic(
 )
 def test_usage(words: tuple[str, ...]) -> None:
     """Called wrongly it shows how it is called, and so it does when it is asked."""
-    done = run(*words)
+    done = run_script(SCRIPT, *words)
     assert done.returncode == 2
     assert done.stderr.startswith("Usage: rotate-ca.sh STEP DIR OUT [LEVEL|force]")
-    assert run("--help").stdout == done.stderr
+    assert run_script(SCRIPT, "--help").stdout == done.stderr
 
 
 def test_a_refused_step_gives_nothing_out(tmp_path: Path) -> None:
     """The command's own error and status come through, and OUT is not made."""
-    done = run("announce", tmp_path / "nowhere", tmp_path / "out")
+    done = run_script(SCRIPT, "announce", tmp_path / "nowhere", tmp_path / "out")
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert not (tmp_path / "out").exists()

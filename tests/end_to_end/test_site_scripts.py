@@ -1,9 +1,6 @@
 """`add-site.sh` and `revoke-site.sh`: a site comes in with a token and the root's word, and is thrown out again."""
 
-import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +14,8 @@ from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.pki.roster import Roster
 from tests.support.commands import good
 from tests.support.pki import Federation, make_federation
+from tests.support.scripts import run_script
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "certs" / "scripts"
 _START_SECONDS = 30.0
 
 
@@ -34,15 +31,6 @@ def crew(tmp_path: Path) -> Iterator[Crew]:
         yield processes
 
 
-def run(script: str, *arguments: object, answer: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with this interpreter's `pqfl`; ``answer`` is what somebody types."""
-    environment = os.environ | {"PQFL": f"{sys.executable} -m pqfl"} | variables
-    return subprocess.run(
-        [str(SCRIPTS / script), *map(str, arguments)], capture_output=True, text=True, check=False, env=environment,
-        input=answer, timeout=120,
-    )  # fmt: skip
-
-
 def roster(federation: Federation, path: Path | None = None) -> Roster:
     roots = keystore.root_keys(keystore.load_anchors(federation.ca_pem))
     return keystore.load_roster(path or federation.roster, roots, federation=federation.name)
@@ -56,18 +44,18 @@ def test_a_site_is_invited_joins_and_is_admitted(federation: Federation, crew: C
     )  # fmt: skip
     hub = service.wait_for(lambda line: line.get("event") == "listening", _START_SECONDS)["address"]
     token, site = tmp_path / "token", tmp_path / "bank-c"
-    done = run("add-site.sh", "invite", federation.ca, "bank-c", hub, token)
+    done = run_script("add-site.sh", "invite", federation.ca, "bank-c", hub, token)
     assert done.returncode == 0, done.stderr
     assert f"pqfl join --token-file token --hub {hub} --out bank-c" in done.stdout
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert token.read_text().strip() not in done.stdout + done.stderr
     good("join", "--token-file", token, "--hub", hub, "--out", site)
     uri = federation.site_uri("bank-c")
-    refused = run("add-site.sh", "admit", federation.ca, "bank-c", tmp_path / "roster.json", answer="n\n")
+    refused = run_script("add-site.sh", "admit", federation.ca, "bank-c", tmp_path / "roster.json", answer="n\n")
     assert refused.returncode != 0
     assert f"+ {uri}" in refused.stdout
     assert uri not in roster(federation).parties
-    done = run("add-site.sh", "admit", federation.ca, "bank-c", tmp_path / "roster.json", answer="y\n")
+    done = run_script("add-site.sh", "admit", federation.ca, "bank-c", tmp_path / "roster.json", answer="y\n")
     assert done.returncode == 0, done.stderr
     signer = keystore.load_signing_identity(site)
     assert roster(federation, tmp_path / "roster.json").party(uri).signing_key == signer.key.verifying_key
@@ -78,7 +66,7 @@ def test_a_site_is_revoked_and_leaves_the_roster(federation: Federation, tmp_pat
     """Both its certificates are on the list and the next roster has no place for it; others notice nothing."""
     out = tmp_path / "out"
     before = roster(federation)
-    done = run("revoke-site.sh", federation.ca, "bank-a", "keyCompromise", out, PQFL_YES="1")
+    done = run_script("revoke-site.sh", federation.ca, "bank-a", "keyCompromise", out, PQFL_YES="1")
     assert done.returncode == 0, done.stderr
     anchors, now = keystore.load_anchors(federation.ca_pem), datetime.now(UTC)
     lists = open_crls((out / "crl.pem").read_bytes(), anchors, policy=federation.authority.policy, now=now)
@@ -98,7 +86,7 @@ def test_without_the_roots_key_the_list_is_signed_all_the_same(federation: Feder
     """Who leaks a key on a Sunday is out at once; the roster follows when the root's key is there, which is said."""
     (federation.ca / "root.key").rename(tmp_path / "root.key")
     before = roster(federation).number
-    done = run("revoke-site.sh", federation.ca, "bank-a", "cessationOfOperation")
+    done = run_script("revoke-site.sh", federation.ca, "bank-a", "cessationOfOperation")
     assert done.returncode == 0, done.stderr
     assert "bank-a keeps its place in the roster until root.key is back" in done.stdout
     assert roster(federation).number == before
@@ -123,7 +111,7 @@ def test_what_fails_changes_nothing(federation: Federation, tmp_path: Path, word
     """The command's own error and status come through, and neither file nor roster is another one afterwards."""
     (tmp_path / "old").write_text("precious")
     places = {"ca": federation.ca, "new": tmp_path / "new", "old": tmp_path / "old"}
-    done = run(words[0], *(word.format_map(places) for word in words[1:]), PQFL_YES="1")
+    done = run_script(words[0], *(word.format_map(places) for word in words[1:]), PQFL_YES="1")
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -138,6 +126,6 @@ def test_what_fails_changes_nothing(federation: Federation, tmp_path: Path, word
 def test_usage(script: str) -> None:
     """Asked for help, or called with too little, each shows how it is called."""
     for arguments, status in ((("--help",), 0), ((), 2), (("ca",), 2)):
-        done = run(script, *arguments)
+        done = run_script(script, *arguments)
         assert done.returncode == status
         assert f"Usage: {script} " in (done.stderr if status else done.stdout)
