@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.address import Address
+from pqfl_transport.net.crl_fetch import DEFAULT_POLL_SECONDS, require_url
+from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.policy import Policy, SecurityLevel, for_level
 from pqfl_transport.sections import Section, read_toml
@@ -63,7 +65,14 @@ class AggregatorConfig:
     advisory: Path | None = None
     """The federation's current advisory; read again on HUP and by the clock."""
     reload_seconds: float = DEFAULT_RELOAD_SECONDS
-    """How often the advisory is read again."""
+    """How often advisory, roster and revocation lists are read again."""
+    crl: Path | None = None
+    """Revocation lists; where they are fetched, the last good ones are kept there."""
+    crl_url: str | None = None
+    """Where they are fetched."""
+    crl_stale: Stale = Stale.REFUSE
+    crl_poll_seconds: float = DEFAULT_POLL_SECONDS
+    """How often they are fetched."""
 
 
 def load_config(path: Path) -> AggregatorConfig:
@@ -73,19 +82,27 @@ def load_config(path: Path) -> AggregatorConfig:
     if unknown:
         raise ConfigurationError(f"{path}: unknown section [{min(unknown)}]")
     aggregator, model = Section(path, document, "aggregator"), Section(path, document, "model")
-    identity = aggregator.path("identity")
+    identity, state = aggregator.path("identity"), aggregator.path("state")
+    crl_url = aggregator.optional_text("crl_url")
+    if crl_url is not None:
+        require_url(crl_url, f"{path}: aggregator.crl_url")
+    crl = aggregator.optional_path("crl") if crl_url is None else aggregator.path("crl", state / "crl.pem")
     config = AggregatorConfig(
         listen=_listen(aggregator.text("listen"), f"{path}: aggregator.listen"),
         identity=identity,
         cacert=aggregator.path("cacert", identity / "ca.pem"),
         roster=aggregator.path("roster"),
-        state=aggregator.path("state"),
+        state=state,
         audit=aggregator.path("audit"),
         initial_model=model.path("initial"),
         passphrase_file=aggregator.optional_path("passphrase_file"),
         rounds=_rounds(Section(path, document, "rounds")),
         advisory=aggregator.optional_path("advisory"),
         reload_seconds=aggregator.number("reload_seconds", DEFAULT_RELOAD_SECONDS, least=1),
+        crl=crl,
+        crl_url=crl_url,
+        crl_stale=Stale(aggregator.choice("crl_stale", tuple(Stale), Stale.REFUSE)),
+        crl_poll_seconds=aggregator.number("crl_poll_seconds", DEFAULT_POLL_SECONDS, least=1),
         keys=_keys(Section(path, document, "keys")) if "keys" in document else None,
     )
     aggregator.finish()

@@ -13,6 +13,9 @@ Where an advisory tightens the policy, `Engine.adopt` ends at once what rests on
 opened again under the next suite, with a new key and challenge, nothing that was accepted in it is averaged, and the
 current model is sealed again.
 
+Where a list revokes a site, `Engine.adopt_revocations` takes its update out of the open round and waits for it no more;
+whoever was revoked before the average is published is not in it. A later roster counts from the next opening on.
+
 Version 0 is the initial model; round N starts from version N - 1 and makes version N.
 """
 
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aggregator.averaging import Averager
 from aggregator.config import RoundsConfig
 from aggregator.intake import Collecting, Intake
 from aggregator.publishing import Model, Publisher
@@ -32,7 +36,7 @@ from aggregator.reception import Reception
 from aggregator.rounds import Move, Round, State, Terms
 from aggregator.store.models import ModelStore
 from aggregator.suites import Suites
-from pqfl_transport.aggregation.fedavg import Weights, federated_average, require_averageable
+from pqfl_transport.aggregation.fedavg import Weights, require_averageable
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState
 from pqfl_transport.aggregation.round_document import sign_round_document as sign
 from pqfl_transport.audit import AuditLog, EventKind
@@ -41,8 +45,11 @@ from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.expiry import Ending, list_endings
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.pki.standing import Standing
 from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
@@ -66,6 +73,8 @@ class Setup:
     clock: Callable[[], float] = time.time
     keys: KeyRing | None = None
     """Extra keys that are mixed into models and have to be in updates."""
+    revocations: Revocations | None = None
+    """Whom the authorities revoked, as it was known at the start; ``None`` where no list is configured."""
 
 
 class Engine:
@@ -73,20 +82,18 @@ class Engine:
 
     def __init__(self, setup: Setup) -> None:
         require_averageable(setup.model)
-        _require_usable(setup)
+        _require_usable(setup, setup.member)
         self._setup = setup
-        self._roster = setup.member.roster
-        sites = setup.member.parties(Role.SITE)
-        self._sites = tuple(str(party.id) for party in sites)
-        recipients = [RecipientKey.from_bytes(party.receiving_key) for party in sites]
-        signatures = [party.signing_key.algorithm for party in sites]
-        self._suites = Suites(setup.member, zip(signatures, [key.kem for key in recipients], strict=True))
+        self.standing = Standing(setup.member, setup.clock, setup.revocations)
+        self._next_member: Membership | None = None
+        self._suites = Suites(setup.member, _kinds(setup.member))
         self.crypto = Stopwatch()
         self._models = Publisher(
-            setup.member, recipients, self._suites, setup.store, self.crypto, self._announced, self._extra_keys
+            setup.member, self._recipients, self._suites, setup.store, self.crypto, self._announced, self._extra_keys
         )
-        self._intake = Intake(self._roster, self._suites.policy, setup.clock, self.crypto, setup.keys)
+        self._intake = Intake(self.standing, self._suites.policy, setup.clock, self.crypto, setup.keys)
         self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
+        self._averager = Averager(self.standing, self.reception.refuse)
         self._state = RoundState.AGGREGATING
         self._number = 1
         self._changed = asyncio.Event()
@@ -96,6 +103,11 @@ class Engine:
     def state(self) -> RoundState:
         """Where the run stands."""
         return self._state
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the moment."""
+        return self._suites.policy
 
     async def run(self) -> None:
         """Run all rounds; return when the state is finished or failed."""
@@ -127,9 +139,26 @@ class Engine:
         try:
             self._suites.require_fitting()
             self._end_round_if_withdrawn()
-            await self._models.seal_again_if_withdrawn()
+            await self._models.seal_again_if_needed()
         except PolicyError as error:
             self.close(error)
+
+    def adopt_roster(self, member: Membership) -> None:
+        """Work with a later roster from the next round on, or from the next attempt at this one.
+
+        Raises ``ConfigurationError`` for one that cannot be worked with, and then nothing has changed.
+        """
+        _require_usable(self._setup, member)
+        self._next_member = member
+
+    def adopt_revocations(self, revocations: Revocations) -> None:
+        """Ask these lists from now on: who is on them is waited for no more, and its update is dropped."""
+        self.standing.revocations = revocations
+        collecting = self.reception.collecting
+        if collecting is not None:
+            self._averager.strike_off(collecting.round)
+            self._arrived.set()
+        self._notify()
 
     def close(self, error: PolicyError) -> None:
         """End the run because nothing is left to work with: no round document and no model is given out any more."""
@@ -148,24 +177,34 @@ class Engine:
             "round": self._number,
             "state": self._state.value,
             "updates": 0 if self.reception.collecting is None else len(self.reception.collecting.round.updates),
-            "expected": len(self._sites),
+            "expected": len(self._sites()),
         }
 
     def status(self) -> dict[str, Any]:
         """Return the facts of ``/v1/status``."""
         return self.progress() | {
-            "federation": self._roster.federation,
+            "federation": self.standing.member.roster.federation,
             "aggregator": str(self._setup.member.identity.id),
             "rounds": self._setup.rounds.count,
             "quorum": self._setup.rounds.quorum,
             "policy": self._suites.policy.name,
-            "roster": self._roster.number,
+            "roster": self.standing.member.roster.number,
             "model_version": self._models.version,
+            "endings": {one.name: int(one.ends.timestamp()) for one in self.endings()},
             "accepted": self.reception.accepted,
             "refusals": self.reception.refusals,
             "crypto_seconds": self.crypto.seconds,
             "cpu_seconds": time.process_time(),
         }
+
+    def endings(self) -> list[Ending]:
+        """Return what ends some day: the certificate that rounds and models are signed under, revocation lists."""
+        identity = self.standing.member.identity
+        own = Ending.of_certificate(
+            str(identity.id), identity.key.algorithm, identity.certificate.not_valid_before_utc,
+            identity.certificate.not_valid_after_utc,
+        )  # fmt: skip
+        return [own, *list_endings(self.standing.revocations)]
 
     async def changed(self) -> None:
         """Return when `progress` may say something new."""
@@ -181,7 +220,8 @@ class Engine:
         attempt = 1
         while attempt <= self._setup.rounds.attempts:
             self._suites.require_any()
-            await self._models.seal_again_if_withdrawn()
+            self._take_on_roster()
+            await self._models.seal_again_if_needed()
             collecting = await self._open(attempt)
             move = await self._collect(collecting.round)
             # From here on nothing can be opened any more: the round's private key is forgotten.
@@ -198,7 +238,7 @@ class Engine:
             if move is Move.SHORT_AT_DEADLINE:
                 continue
             try:
-                averaged = await asyncio.to_thread(self._average, collecting)
+                averaged = await self._averager.average(collecting)
             except RoundError as error:
                 collecting.round.move(Move.ABORTED)
                 self._record(EventKind.ROUND, round=number, move="aborted", reason=error.reason, detail=str(error))
@@ -221,14 +261,14 @@ class Engine:
         receiving_key = await asyncio.to_thread(ReceivingKey.generate, suite.kem)
         deadline = self._setup.clock() + rounds.deadline_seconds
         terms = Terms(
-            federation=self._roster.federation,
+            federation=self.standing.member.roster.federation,
             number=self._number,
             challenge=secrets.token_bytes(CHALLENGE_BYTES),
             suite=suite.id,
             base_digest=model.digest,
             receiving_fingerprint=receiving_key.fingerprint,
             max_plaintext_bytes=model.plaintext_bytes + _METADATA_BYTES,
-            expected=frozenset(self._sites),
+            expected=frozenset(self._sites()),
             quorum=rounds.quorum,
             deadline=deadline,
             not_after=math.ceil(deadline) + _GRACE_SECONDS,
@@ -257,14 +297,28 @@ class Engine:
             except TimeoutError:
                 continue
 
-    def _average(self, collecting: Collecting) -> Weights:
-        # By sender and not by arrival: floating-point sums depend on their order, and a run can so be repeated.
-        updates = [update for _, update in sorted(collecting.round.updates.items())]
-        return federated_average(collecting.base, updates)
+    def _take_on_roster(self) -> None:
+        member, self._next_member = self._next_member, None
+        if member is None:
+            return
+        former = self.standing.member.roster.number
+        try:
+            self._suites.fit(_kinds(member))
+        except PolicyError as error:
+            self._record(EventKind.RELOAD, what="roster", result="failed", detail=str(error))
+            return
+        self.standing.member = member
+        self._record(EventKind.RELOAD, what="roster", result="ok", number=member.roster.number, former=former)
+
+    def _sites(self) -> tuple[str, ...]:
+        return tuple(str(party.id) for party in self.standing.parties(Role.SITE))
+
+    def _recipients(self) -> list[RecipientKey]:
+        return [RecipientKey.from_bytes(party.receiving_key) for party in self.standing.parties(Role.SITE)]
 
     def _extra_keys(self) -> tuple[ExtraKey, ...]:
         keys = self._setup.keys
-        return () if keys is None else keys.keys_for(self._sites, "model")
+        return () if keys is None else keys.keys_for(self._sites(), "model")
 
     def _announced(self, model: Model) -> None:
         self._record(EventKind.MODEL, version=model.version, digest=model.digest.hex(),
@@ -286,7 +340,7 @@ class Engine:
         return RoundDocument(
             nonce=nonce,
             aggregator=str(self._setup.member.identity.id),
-            federation=self._roster.federation,
+            federation=self.standing.member.roster.federation,
             round=self._number,
             state=self._state,
             suite=self._suites.of_updates.id if terms is None else terms.suite,
@@ -299,7 +353,7 @@ class Engine:
             quorum=self._setup.rounds.quorum,
             deadline=int(now if terms is None else terms.deadline),
             not_after=int(now + _GRACE_SECONDS if terms is None else terms.not_after),
-            roster_number=self._roster.number,
+            roster_number=self.standing.member.roster.number,
         )
 
     def _sign(self, document: RoundDocument) -> bytes:
@@ -324,13 +378,21 @@ class Engine:
         self._setup.log.event(kind.value, **facts)
 
 
-def _require_usable(setup: Setup) -> None:
-    roster, rounds = setup.member.roster, setup.rounds
+def _kinds(member: Membership) -> list[tuple[str, str]]:
+    """The signature and the KEM of each site's keys."""
+    return [
+        (party.signing_key.algorithm, RecipientKey.from_bytes(party.receiving_key).kem)
+        for party in member.parties(Role.SITE)
+    ]
+
+
+def _require_usable(setup: Setup, member: Membership) -> None:
+    roster, rounds = member.roster, setup.rounds
     if rounds.level not in {None, roster.level}:
         raise ConfigurationError(
             f"rounds.level is {rounds.level}, the roster's level is {roster.level}", reason="wrong_level"
         )
-    sites = len(setup.member.parties(Role.SITE))
+    sites = len(member.parties(Role.SITE))
     if sites < rounds.quorum:
         raise ConfigurationError(
             f"rounds.quorum is {rounds.quorum}, roster {roster.number} lists {sites} sites", reason="quorum"

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from aggregator.rounds import Reservation, Round
 from aggregator.transfers import Accepted, Progress, Transfer, Transfers
@@ -22,7 +23,7 @@ from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.tensors import SAMPLES, parse, total_bytes
 from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.net.resumable import UploadAddress, UploadFields
-from pqfl_transport.pki.roster import Party, Roster
+from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
@@ -89,18 +90,25 @@ class OffsetMismatchError(RoundError):
         self.expected, self.provided = expected, provided
 
 
+class Members(Protocol):
+    """Whoever knows the federation's members: a roster, or `Standing`, which asks revocation lists as well."""
+
+    def party(self, spiffe_uri: str) -> Party:
+        """Return a member. Raises ``PqflError`` for who is none."""
+
+
 class Intake:
-    """Opens and checks uploads against a round."""
+    """Opens and checks uploads against a round. ``members`` is asked at the prologue and again at the end."""
 
     def __init__(
         self,
-        roster: Roster,
+        members: Members,
         policy: Policy,
         clock: Callable[[], float],
         crypto: Stopwatch,
         keys: KeySource | None = None,
     ) -> None:
-        self._roster, self._policy, self._clock, self._crypto = roster, policy, clock, crypto
+        self._members, self._policy, self._clock, self._crypto = members, policy, clock, crypto
         self._keys = keys
         # Threads of their own: those that sign and verify must not all wait for a key manager that is silent.
         self._key_threads = ThreadPoolExecutor(_KEY_THREADS, thread_name_prefix="pqfl-keys")
@@ -116,7 +124,7 @@ class Intake:
         """
         prologue, rest = await _read_prologue(upload.body)
         self._check_address(upload, prologue)
-        sender = self._roster.party(prologue.header.sender)
+        sender = self._members.party(prologue.header.sender)
         round_ = collecting.round
         round_.admit(prologue, sender, self._clock())
         await asyncio.to_thread(self._verify, prologue, sender)
@@ -203,10 +211,10 @@ class Intake:
         plaintext = await asyncio.to_thread(self._finish, transfer.opening)
         header, sender, base = transfer.prologue.header, transfer.sender, collecting.base
         update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, header.codec, sender, base))
-        # Waiting for the body took time: the sender may have been struck off, the deadline may have passed, the suite
+        # Waiting for the body took time: the sender may have been revoked, the deadline may have passed, the suite
         # may have been withdrawn.
         self._policy.require_content_suite(header.suite)
-        self._roster.party(header.sender)
+        self._members.party(header.sender)
         receipt = collecting.round.commit(transfer.reservation, update)
         collecting.round.release(transfer.reservation)
         settle(transfer.prologue, self._keys)

@@ -34,14 +34,14 @@ class Model:
 class Publisher:
     """The models of one run.
 
-    ``announced`` is told of each one that is out, also of one that was sealed again; ``extra_keys`` gives what is mixed
-    into each, and may wait for a key manager.
+    ``recipients`` gives who may open the next one. ``announced`` is told of each one that is out, also of one that was
+    sealed again; ``extra_keys`` gives what is mixed into each, and may wait for a key manager.
     """
 
     def __init__(
         self,
         member: Membership,
-        recipients: Sequence[RecipientKey],
+        recipients: Callable[[], Sequence[RecipientKey]],
         suites: Suites,
         store: ModelStore,
         crypto: Stopwatch,
@@ -52,6 +52,7 @@ class Publisher:
         self._crypto, self._announced, self._extra_keys = crypto, announced, extra_keys
         self._model: Model | None = None
         self._suite_of: dict[int, str] = {}
+        self._sealed_to: frozenset[bytes] = frozenset()
         self._working = asyncio.Lock()
 
     @property
@@ -78,11 +79,15 @@ class Publisher:
             self._announce(model)
             return True
 
-    async def seal_again_if_withdrawn(self) -> None:
-        """Exchange the current model for one under a suite that is listed. Raises ``PolicyError`` where none is."""
+    async def seal_again_if_needed(self) -> None:
+        """Exchange the current model where its suite has gone, or where somebody may open it who cannot.
+
+        Raises ``PolicyError`` where no suite is left.
+        """
         async with self._working:
             model = self._model
-            if model is not None and not self._suites.allows(model.suite):
+            wanted = {key.fingerprint for key in self._recipients()}
+            if model is not None and not (self._suites.allows(model.suite) and wanted <= self._sealed_to):
                 self._announce(await self._sealed(model.weights, model.version))
 
     def path(self, version: int) -> Path:
@@ -110,12 +115,15 @@ class Publisher:
         # The policy may be tightened while a thread seals: what comes out has to be allowed then.
         while True:
             self._suites.require_any()
-            suite, policy = self._suites.of_models.id, self._suites.policy
-            model = await asyncio.to_thread(self._seal, weights, version, suite, policy)
+            suite, policy, recipients = self._suites.of_models.id, self._suites.policy, tuple(self._recipients())
+            model = await asyncio.to_thread(self._seal, weights, version, suite, policy, recipients)
             if self._suites.allows(model.suite):
+                self._sealed_to = frozenset(key.fingerprint for key in recipients)
                 return model
 
-    def _seal(self, weights: Weights, version: int, suite: str, policy: Policy) -> Model:
+    def _seal(
+        self, weights: Weights, version: int, suite: str, policy: Policy, recipients: Sequence[RecipientKey]
+    ) -> Model:
         digest = model_digest(weights)
         identity = self._member.identity
         parameters = EnvelopeParameters(
@@ -130,7 +138,7 @@ class Publisher:
             policy=policy,
         )
         with self._crypto.running():
-            envelope = seal_weights(weights, parameters, self._recipients, identity.key)
+            envelope = seal_weights(weights, parameters, recipients, identity.key)
         self._store.save(version, [envelope])
         rows = tuple(TensorSchema(*row) for row in schema(weights))
         return Model(version, suite, weights, digest, TensorLayout.of(weights).total_bytes, rows)

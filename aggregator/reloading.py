@@ -1,16 +1,19 @@
-"""Reading the advisory again, on HUP and by the clock, and telling the engine what it leaves of the policy.
+"""Reading advisory, roster and revocation lists again, on HUP and by the clock, and telling the engine.
 
 A file that is broken, older or not the root's changes nothing and is said. One that is authentic and leaves nothing to
 work with ends the run: what was withdrawn is not gone on with because there is nothing else.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from aggregator.engine import Engine
+from aggregator.refreshing import Refresher
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.errors import CertificateError, PolicyError, PqflError
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.expiry import Warnings
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.policy import Policy
 
@@ -18,36 +21,58 @@ _SOON_SECONDS = 0.05
 
 
 class Reloader:
-    """Keeps the policy of one run current. ``reload_seconds`` is how often the file is looked at.
+    """Keeps the policy of one run current, and what the ``refreshers`` read.
 
-    ``require_own`` raises ``CertificateError`` where the aggregator's own certificate does not fit a policy.
+    ``reload_seconds`` is how often files are looked at. ``require_own`` raises ``CertificateError`` where the
+    aggregator's own certificate does not fit a policy.
     """
 
-    def __init__(self, ruling: Ruling, require_own: Callable[[Policy], object], reload_seconds: float) -> None:
+    def __init__(
+        self,
+        ruling: Ruling,
+        require_own: Callable[[Policy], object],
+        reload_seconds: float,
+        refreshers: Sequence[Refresher] = (),
+    ) -> None:
         self._ruling, self._require_own, self._reload_seconds = ruling, require_own, reload_seconds
+        self._refreshers = tuple(refreshers)
         self._asked = asyncio.Event()
-        self._failure = ""
+        self._failures: dict[str, str] = {}
+        self._warnings = Warnings()
 
     def ask(self) -> None:
-        """Read the advisory again now, and say how that went."""
+        """Read everything again now, and say how that went."""
         self._asked.set()
 
     async def run(self, engine: Engine, audit: AuditLog, log: EventLog) -> None:
-        """Go on until cancelled."""
+        """Go on until cancelled. Raises ``CertificateError`` where the aggregator itself was revoked."""
         if (advised := self._ruling.advised) is not None:
             facts = {name: value for name, value in advised.facts().items() if value is not None}
             audit.event(EventKind.POLICY, old=advised.base.name, new=advised.policy.name, **facts)
             log.event(EventKind.POLICY.value, old=advised.base.name, new=advised.policy.name, **facts)
         while True:
+            self._warn(engine, log)
             asked = await self._wait()
-            result, detail = await self.reload(engine)
-            # The clock comes back again and again: what it finds as before is no news.
-            is_news = result == "ok" or (result == "failed" and detail != self._failure)
-            self._failure = detail
-            if not asked and not is_news:
-                continue
-            audit.event(EventKind.RELOAD, result=result, detail=detail)
-            log.event(EventKind.RELOAD.value, result=result, detail=detail or None)
+            found: list[tuple[str | None, tuple[str, str]]] = [(None, await self.reload(engine))]
+            found += [(one.what, await one.refresh(engine)) for one in self._refreshers]
+            if asked:
+                self._warnings.again()
+            for what, (result, detail) in found:
+                if not self._is_news(what or "", result, detail, asked=asked):
+                    continue
+                which = {} if what is None else {"what": what}
+                audit.event(EventKind.RELOAD, result=result, detail=detail, **which)
+                log.event(EventKind.RELOAD.value, result=result, detail=detail or None, **which)
+
+    def _warn(self, engine: Engine, log: EventLog) -> None:
+        now = datetime.now(UTC)
+        for ending in self._warnings.due(engine.endings(), now):
+            log.event(ending.event, **ending.warning(now))
+
+    def _is_news(self, what: str, result: str, detail: str, *, asked: bool) -> bool:
+        # The clock comes back again and again: what it finds as before is no news.
+        before, self._failures[what] = self._failures.get(what, ""), detail
+        return asked or result == "ok" or (result == "failed" and detail != before)
 
     async def reload(self, engine: Engine) -> tuple[str, str]:
         """Read the advisory again and tell the engine; return ``unchanged``, ``ok`` or ``failed``, and what failed."""

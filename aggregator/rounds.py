@@ -43,7 +43,7 @@ class State(StrEnum):
 class Move(StrEnum):
     """What happens to a round."""
 
-    ALL_IN = "every site's update is in"
+    ALL_IN = "the update of every site that is waited for is in"
     QUORUM_AT_DEADLINE = "the deadline passed with the quorum"
     SHORT_AT_DEADLINE = "the deadline passed without the quorum"
     AVERAGED = "the new model is published"
@@ -107,6 +107,8 @@ class Round:
     state: State = State.COLLECTING
     updates: dict[str, Update] = field(default_factory=dict)
     """Accepted updates by sender, in the order of their acceptance."""
+    struck: set[str] = field(default_factory=set)
+    """Sites that are not waited for any more."""
     _receipts: dict[str, Receipt] = field(default_factory=dict)
     _reservations: dict[str, list[Reservation]] = field(default_factory=dict)
 
@@ -165,11 +167,19 @@ class Round:
         if reservation in in_flight:
             in_flight.remove(reservation)
 
+    def strike(self, sender: str) -> bool:
+        """Wait for a site no more, and drop its update; return whether there was one.
+
+        That nothing else of it is taken is for the driver to see to.
+        """
+        self.struck.add(sender)
+        return self.updates.pop(sender, None) is not None
+
     def due(self, now: float) -> Move | None:
         """Return the move that ends collecting, if there is one by now."""
         if self.state is not State.COLLECTING:
             return None
-        if self.updates.keys() >= self.terms.expected:
+        if len(self.updates) >= self.terms.quorum and self.updates.keys() >= self.terms.expected - self.struck:
             return Move.ALL_IN
         if now < self.terms.deadline:
             return None

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -10,15 +12,17 @@ from aiohttp import web
 from aggregator.app import make_app, make_runner
 from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine, Setup
+from aggregator.refreshing import CrlRefresher, Refresher, RosterRefresher, crl_file, crl_poller, fetch_first
 from aggregator.reloading import Reloader
 from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
-from pqfl_transport.errors import CertificateError, PolicyError, RoundError
+from pqfl_transport.errors import CertificateError, PolicyError, PqflError, RoundError
 from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.hardening import forbid_core_dumps
+from pqfl_transport.net.crl_fetch import CrlPoller, Report
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.keystore import load_anchors, root_keys
@@ -26,6 +30,7 @@ from pqfl_transport.pki.membership import Membership, load_membership, under_pol
 from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.pki.standing import Standing
 from pqfl_transport.policy import Constraints, Policy, prefer
 
 
@@ -34,10 +39,14 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     forbid_core_dumps()
     run_self_test()
     rounds = config.rounds
-    member = load_membership(
-        config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, policy=rounds.policy,
-        passphrases=chosen(config.passphrase_file),
-    )  # fmt: skip
+
+    def load(at_least_number: int) -> Membership:
+        return load_membership(
+            config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, policy=rounds.policy,
+            passphrases=chosen(config.passphrase_file), at_least_number=at_least_number,
+        )  # fmt: skip
+
+    member = load(0)
     model = load_weights(config.initial_model)
     store = ModelStore(config.state)
     anchors = load_anchors(config.cacert)
@@ -55,19 +64,31 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         # It was verified a moment ago under the policy without the advisory.
         sentence = f"{config.advisory}: withdraws what this end itself uses: {error}"
         raise PolicyError(sentence, reason="withdrawn") from error
+    file = crl_file(config)
+    revocations, poller = None, None
+    if file is not None:
+        poller = crl_poller(config, file, member.policy, member.roster.federation, reporter(log))
+        if poller is not None:
+            fetch_first(poller, file)
+        revocations = file.read(member.policy)
+        Standing(member, time.time, revocations).require_own()
+    refreshers: list[Refresher] = [RosterRefresher(config.roster, load)]
+    if file is not None:
+        refreshers.append(CrlRefresher(file))
     with AuditLog(config.audit, signing_key=member.identity.key) as audit:
         keys = (
             None
             if config.keys is None
             else load_ring(config.keys, report=lambda event, facts: log.event(event, **facts))
         )
-        setup = Setup(member, rounds, model, store, audit, log, keys=keys)
-        state = asyncio.run(_serve(config, setup, Reloader(ruling, under, config.reload_seconds)))
+        setup = Setup(member, rounds, model, store, audit, log, keys=keys, revocations=revocations)
+        reloader = Reloader(ruling, under, config.reload_seconds, refreshers)
+        state = asyncio.run(_serve(config, setup, reloader, poller))
     if state is RoundState.FAILED:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")
 
 
-async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader) -> RoundState:
+async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader, poller: CrlPoller | None) -> RoundState:
     stop, roster = asyncio.Event(), setup.member.roster
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,31 +99,50 @@ async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader) -> 
     runner = make_runner(make_app(engine, upload_idle_seconds=config.rounds.upload_idle_seconds))
     listener = listen(config.listen, "aggregator.listen")
     await runner.setup()
-    reloading: asyncio.Task[None] | None = None
+    beside: list[asyncio.Task[None]] = []
     try:
         await web.SockSite(runner, listener).start()
         address = str(bound_address(listener, config.listen))
         setup.audit.event(EventKind.START, address=address, roster=roster.number)
         setup.log.event("listening", address=address, federation=roster.federation, roster=roster.number)
-        reloading = asyncio.create_task(reloader.run(engine, setup.audit, setup.log))
-        await _run_until(engine, stop)
+        beside.append(asyncio.create_task(reloader.run(engine, setup.audit, setup.log)))
+        if poller is not None:
+            beside.append(asyncio.create_task(poller.run(reloader.ask)))
+        await _run_until(engine, stop, beside)
+    except CertificateError as error:
+        setup.audit.event(EventKind.STOP, state=engine.state.value, reason=error.reason, detail=str(error))
+        setup.log.event("stop", state=engine.state.value, reason=error.reason, detail=str(error))
+        raise
     finally:
-        if reloading is not None:
-            reloading.cancel()
+        for task in beside:
+            task.cancel()
         await runner.cleanup()
     setup.audit.event(EventKind.STOP, state=engine.state.value)
     setup.log.event("stop", state=engine.state.value)
     return engine.state
 
 
-async def _run_until(engine: Engine, stop: asyncio.Event) -> None:
-    """Run the rounds and go on answering until told to end. What the engine did not expect ends the service."""
+async def _run_until(engine: Engine, stop: asyncio.Event, beside: Sequence["asyncio.Task[None]"]) -> None:
+    """Run the rounds and answer until told to end. What nobody expected ends the service, whoever raised it."""
     running, stopping = asyncio.create_task(engine.run()), asyncio.create_task(stop.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        running.result()
-        await stopping
-    else:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
+    try:
+        waiting = {running, stopping, *beside}
+        while not stopping.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        for task in (running, stopping):
+            task.cancel()
+        with suppress(asyncio.CancelledError, PqflError):
             await running
+
+
+def reporter(log: EventLog) -> Report:
+    """Return what says how fetching went, and that it goes on failing only once."""
+
+    def report(event: str, facts: dict[str, object]) -> None:
+        if facts.pop("is_news", event == "crl_fetched"):
+            log.event(event, **facts)
+
+    return report

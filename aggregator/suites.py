@@ -12,16 +12,26 @@ class Suites:
 
     def __init__(self, member: Membership, sites: Iterable[tuple[str, str]]) -> None:
         """``sites`` are the signature and the KEM of each site's keys. Raises ``PolicyError`` as `require_fitting`."""
-        pairs = tuple(sites)
         self.policy = member.policy
         self.withdrawn: PolicyError | None = None
         """Why nothing is left to work with."""
         self._own_signature = member.identity.key.algorithm
+        self._signatures = self._kems = ""
+        self.fit(sites)
+
+    def fit(self, sites: Iterable[tuple[str, str]]) -> None:
+        """Work with the keys of these sites from now on. Raises ``PolicyError``, and then nothing has changed."""
+        pairs, before = tuple(sites), (self._signatures, self._kems)
         # Sites with keys of two kinds have no suite in common, and are told so by both names.
         self._signatures = " and ".join(sorted({signature for signature, _ in pairs}))
         self._kems = " and ".join(sorted({kem for _, kem in pairs}))
-        if pairs:
+        if not pairs:
+            return
+        try:
             self.require_fitting()
+        except PolicyError:
+            self._signatures, self._kems = before
+            raise
 
     @property
     def of_updates(self) -> ContentSuite:

@@ -102,7 +102,7 @@ class Authority(AuthorityFolder):
         not in the folder; ``CertificateError`` (``bad_name``) for a name outside the grammar.
         """
         now = now or datetime.now(UTC)
-        row = find_profile(profile)
+        row = find_profile(profile, self.profiles)
         party_id = SpiffeId(self.federation, row.role, name)
         if not 0 <= weight_cap <= MAX_WEIGHT_CAP:
             raise ConfigurationError(f"weight cap {weight_cap} is not 0 to {MAX_WEIGHT_CAP}", reason="bad_weight_cap")
@@ -144,7 +144,7 @@ class Authority(AuthorityFolder):
         issuing key.
         """
         now = now or datetime.now(UTC)
-        row = find_profile(request.profile)
+        row = find_profile(request.profile, self.profiles)
         require_certifiable(request, row, self.policy)
         with self._changing(now):
             if renews is None:

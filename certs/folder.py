@@ -13,7 +13,7 @@ it is in `certs/README.md`.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from pqfl_transport.pki.advisory import open_advisory
 from pqfl_transport.pki.authority import Issuer
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
+from pqfl_transport.pki.profiles import Profile, parse_profiles
 from pqfl_transport.pki.roster import Roster
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.policy import Advisory, Policy, SecurityLevel, for_level
@@ -101,6 +102,16 @@ class AuthorityFolder:
     def ledger(self) -> Ledger:
         """Every certificate that was ever signed, and all that was done."""
         return Ledger(self.folder / "ledger.db")
+
+    @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """The profiles in the folder's own ``profiles.toml``, or else those that come with this program.
+
+        Raises ``ConfigurationError`` (``bad_profiles``) naming file, table and key.
+        """
+        path = self.folder / "profiles.toml"
+        path = path if path.exists() else Path(__file__).with_name("profiles.toml")
+        return parse_profiles(keystore.read_public(path), str(path))
 
     @property
     def policy(self) -> Policy:

@@ -21,6 +21,7 @@ from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.lists import Revoked, sign_crl
+from pqfl_transport.pki.profiles import Usage
 
 LIST_DAYS = 7
 """How long a list of an issuing authority is current where nobody says otherwise."""
@@ -145,8 +146,9 @@ def _next_list(
     revoked = [
         Revoked(int(entry.serial, 16), to_time(entry.revoked_at), entry.reason)
         for entry in ledger.entries()
-        if entry.issuer in issuers and entry.revoked_at and to_time(entry.not_after) + _AFTER_END > now
-        and entry.sha256 != entry.issuer
+        if entry.issuer in issuers and entry.revoked_at and entry.sha256 != entry.issuer
+        # A roster names signing certificates, and goes on doing so when they have ended: they stay in the list.
+        and (entry.usage == Usage.SIGNING or to_time(entry.not_after) + _AFTER_END > now)
     ]  # fmt: skip
     number = max(at_least_number, 1 + max(ledger.list_number(issuer) for issuer in issuers))
     pem = sign_crl(certificate, key, revoked, number=number, now=now, next_update=now + validity)

@@ -13,6 +13,7 @@ from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.roster import Party, Roster, open_roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel
@@ -37,8 +38,7 @@ class RosterPlan:
     @property
     def is_empty(self) -> bool:
         """Whether nothing would change."""
-        changes = (self.admitted, self.removed, self.rekeyed, self.recapped)
-        return not any(changes) and self.present.level is self.following.level
+        return self.present.parties == self.following.parties and self.present.level is self.following.level
 
 
 def plan_roster(
@@ -69,6 +69,7 @@ def plan_roster(
             f"{', '.join(unknown)[:300]}: neither a candidate nor in the roster", reason="no_candidate"
         )
     members |= {name: replace(members[name], weight_cap=cap) for name, cap in weight_caps.items()}
+    members = {name: _with_reference(authority, entries, party) for name, party in members.items()}
     following = replace(
         present, number=present.number + 1, issued_at=int(now.timestamp()), parties=MappingProxyType(members),
         level=level or present.level,
@@ -121,6 +122,20 @@ def _is_certified(candidate: Candidate, entries: Iterable[Entry], now: datetime)
         entry.is_good(now) and (entry.id, entry.usage, entry.key_sha256) == (candidate.id, Usage.SIGNING, key)
         for entry in entries
     )
+
+
+def _with_reference(authority: AuthorityFolder, entries: Iterable[Entry], party: Party) -> Party:
+    """Say which certificate a member's key has, the last one where it was renewed: revocation lists name that."""
+    key = hashlib.sha256(party.signing_key.spki).hexdigest()
+    for entry in reversed(tuple(entries)):
+        if entry.state == State.WITHDRAWN or (entry.id, entry.usage, entry.key_sha256) != (
+            str(party.id), Usage.SIGNING, key,
+        ):  # fmt: skip
+            continue
+        certificate = authority.ledger.certificate(entry.sha256)
+        if certificate is not None:
+            return replace(party, certificate=CertificateReference.of(certificate))
+    return party
 
 
 def _party(candidate: Candidate, present: Roster) -> Party:

@@ -114,9 +114,9 @@ def _listener(
         http=_http(tls, values, memory.roster_numbers.get(name, 0)),
         limits=_limits(values),
         advised=advised,
-        preferences=remarks,
         renewal=renewal_config(values),
         crl=crl_config(values),
+        preferences=remarks,
         **optional,
     )
 

@@ -92,10 +92,10 @@ class ListenerConfig:
     unsafe_target: bool = False
     advised: Advised | None = None
     """The advisory that counts, and what it left of the policy of ``tls``."""
-    preferences: tuple[str, ...] = ()
-    """What this place lacks, and how that changed the order of the policy's names, in words."""
     crl: CrlConfig | None = None
     """Where the ``revocations`` of ``tls`` come from."""
+    preferences: tuple[str, ...] = ()
+    """What this place lacks, and how that changed the order of the policy's names, in words."""
 
     renewal: RenewalConfig | None = None
     """How its certificate renews itself; it does not where there is none."""

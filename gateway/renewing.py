@@ -114,7 +114,7 @@ class Renewing:
             serial=f"{found.serial_number:x}", not_after=_text(found.not_after),
         )  # fmt: skip
         self.changed()
-        return Schedule(renewed.tls, self.jitter())
+        return Schedule.renewed(renewed.tls, self.jitter(), self.clock())
 
     def _renew(self, listener: ListenerConfig) -> Renewed:
         renewal = listener.renewal

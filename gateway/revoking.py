@@ -15,13 +15,13 @@ from gateway.config import CrlConfig, ListenerConfig, ServiceConfig
 from gateway.journal import Journal
 from gateway.options import Values
 from pqfl_transport.audit import EventKind
+from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, TransportError
-from pqfl_transport.net.crl_fetch import CrlPoller, Report, fetch_crl, require_url
+from pqfl_transport.net.crl_fetch import CrlPoller, Report, require_url
 from pqfl_transport.pki.crl_files import CrlFile, load_crls
 from pqfl_transport.pki.revocation import Revocations, Stale
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.config import ClassicalSide, TlsConfig, TlsIdentity
-from pqfl_transport.tls.context import fetching_context
 from pqfl_transport.tls.peers import read_certificate
 
 
@@ -71,19 +71,16 @@ def fetch_first(crl: CrlConfig, identity: TlsIdentity, classical: ClassicalSide 
     """
     if not crl.urls or crl.path.exists():
         return
-    failures: list[str] = []
-
-    def report(event: str, facts: dict[str, object]) -> None:
-        if event == "crl_fetch_failed":
-            failures.append(str(facts["detail"]))
-
-    poller = _poller(crl, lambda: (identity, classical, policy), lambda: None, report)
+    poller = _poller(crl, lambda: (identity, classical, policy), lambda: None, _tell_nobody)
     asyncio.run(poller.poll())
-    if failures:
-        raise TransportError(
-            f"--crl-url: there is no revocation list at {crl.path} yet, and none could be fetched: {failures[0]}",
-            reason="crl_unavailable",
-        )
+    try:
+        require_first(poller, crl.path)
+    except TransportError as error:
+        raise TransportError(f"--crl-url: {error}", reason=error.reason) from error
+
+
+def _tell_nobody(_event: str, _facts: dict[str, object]) -> None:
+    """Whoever asked is told by an error."""
 
 
 def with_lists_of_now(config: ServiceConfig) -> ServiceConfig:
@@ -163,17 +160,14 @@ Inputs = Callable[[], tuple[TlsIdentity, ClassicalSide | None, Policy]]
 
 
 def _poller(crl: CrlConfig, inputs: Inputs, current: Callable[[], Revocations | None], report: Report) -> CrlPoller:
-    async def fetch(url: str) -> bytes:
+    def trust() -> tuple[bytes, Policy, str | None]:
         identity, _, policy = inputs()
         own = read_certificate(identity.leaf).id
-        federation = None if own is None else own.federation
-        return await fetch_crl(
-            url, fetching_context(identity.anchors_pem, policy, federation) if url.startswith("https:") else None
-        )
+        return identity.anchors_pem, policy, None if own is None else own.federation
 
     def store(data: bytes) -> bool:
         identity, classical, policy = inputs()
         anchors = (*identity.anchors, *(classical.anchors if classical else ()))
         return CrlFile(crl.path, anchors, crl.stale, crl.state).store(data, policy)
 
-    return CrlPoller(crl.urls, fetch, store, current, report, crl.poll_seconds)
+    return CrlPoller(crl.urls, asking(trust), store, current, report, crl.poll_seconds)

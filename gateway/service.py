@@ -7,8 +7,9 @@ supervisor where there are several (`gateway.workers`).
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -24,11 +25,13 @@ from gateway.tcp import Scratch
 from pqfl_transport.audit import EventKind
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
+from pqfl_transport.pki.expiry import Ending, Warnings, list_endings
 from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.engine import openssl_version
 
 _SWEEP_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
+_WARN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class Sidecar:
         journal: Journal,
         *,
         clock: Callable[[], float] = time.time,
+        warns: bool = True,
     ) -> None:
+        """``warns`` says whether it is this process that speaks of what ends soon: one of several workers does."""
         run_self_test()
         self._source, self._clock = source, clock
         self._config = source.config
@@ -61,6 +66,8 @@ class Sidecar:
             config.name: Listener(config, listening[config.name], self._scratch, self._metrics, journal)
             for config in self._config.listeners
         }
+        self._warnings = Warnings() if warns else None
+        self._warn_at = 0.0
         self._suspended: str | None = None
         self._policy_changes_at = next_change(self._config, clock())
         self._sweeping: asyncio.TimerHandle | None = None
@@ -172,6 +179,9 @@ class Sidecar:
             self._journal.record(EventKind.POLICY, "policy", listener=name, **facts)
         for running, ready in prepared:
             running.reconfigure(ready)
+        self._warn_at = 0.0
+        if self._warnings is not None:
+            self._warnings.again()
         self._policy_changes_at = next_change(config, self._clock())
 
     def _revoke_all_the_same(self) -> None:
@@ -212,7 +222,18 @@ class Sidecar:
             self._advance()
         for listener in self.listeners.values():
             listener.sweep()
+        self._warn()
         self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _warn(self) -> None:
+        """Say what ends soon, from time to time."""
+        now = self._clock()
+        if self._warnings is None or now < self._warn_at:
+            return
+        self._warn_at = now + _WARN_SECONDS
+        moment = datetime.fromtimestamp(now, UTC)
+        for ending in self._warnings.due(_endings(self._config), moment):
+            self._journal.say(ending.event, **ending.warning(moment))
 
     async def _end_tasks(self) -> None:
         if self._sweeping is not None:
@@ -233,6 +254,16 @@ def _require_same_place(before: ListenerConfig, after: ListenerConfig) -> None:
     for what in ("listen", "role", "mode"):
         if getattr(before, what) != getattr(after, what):
             raise ConfigurationError(f"listener {after.name}: {what} changes by a restart", reason="needs_restart")
+
+
+def _endings(config: ServiceConfig) -> Iterable[Ending]:
+    """Give what ends of all listeners, once each: own certificates, authorities, revocation lists."""
+    found: dict[Ending, None] = {}
+    for tls in (listener.tls for listener in config.listeners):
+        for one in tls.certificates():
+            found[Ending.of_certificate(one.name, one.algorithm, one.not_before, one.not_after)] = None
+        found |= dict.fromkeys(list_endings(tls.revocations))
+    return found
 
 
 def _certificates(config: ServiceConfig) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ async def run_worker(source: Source, log: EventLog, inheritance: Inheritance) ->
 
     journal = Journal(log, audit if inheritance.audited else None)
     listening = {name: socket.socket(fileno=number) for name, number in inheritance.listening.items()}
-    sidecar = Sidecar(source, listening, journal)
+    sidecar = Sidecar(source, listening, journal, warns=inheritance.number == 0)
     sidecar.start()
     channel.send("ready", number=inheritance.number)
     await _obey(channel, sidecar)

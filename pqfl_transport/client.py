@@ -40,14 +40,16 @@ from pqfl_transport.extrakeys import load_ring
 from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.documents import parse_object, require_fields
-from pqfl_transport.pki.membership import load_membership, under_policy
+from pqfl_transport.pki.membership import Membership, load_membership, under_policy
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen, fixed
+from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.ruling import Ruling, load_policy
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import Policy
 from pqfl_transport.spool import Spool
 from pqfl_transport.submissions import Submissions
 from pqfl_transport.timing import Stopwatch
+from pqfl_transport.upkeep import Upkeep, crl_source
 
 __all__ = ["BlockingFederatedClient", "FederatedClient", "Report", "RoundInfo", "Train"]
 
@@ -97,6 +99,12 @@ class FederatedClient:
     ``advisory_path`` is the federation's current advisory, read again before every round; the highest one seen is kept
     in ``advisory_state_path``, beside it unless given.
 
+    The roster is read again before every round too; a higher number is taken on. With ``crl_path``, a file of
+    revocation lists, rounds and models of an aggregator whose certificate was revoked are refused with
+    ``CertificateError`` (``revoked``), with a list past its next update all of them (``stale_crl``) unless
+    ``crl_stale`` is ``allow``. With ``crl_url`` lists are fetched there, and the last good ones are kept in
+    ``crl_path``.
+
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
     """
@@ -121,27 +129,36 @@ class FederatedClient:
         policy: Policy | str | None = None,
         advisory_path: Path | str | None = None,
         advisory_state_path: Path | str | None = None,
+        crl_path: Path | str | None = None,
+        crl_url: str | None = None,
+        crl_stale: Stale | str = Stale.REFUSE,
     ) -> None:
         run_self_test()
         folder = Path(identity_dir)
         self._state_path = None if state_path is None else Path(state_path)
         seen_round, seen_roster = _load_state(self._state_path)
-        anchors = folder / "ca.pem" if ca_path is None else Path(ca_path)
+        anchors_path = folder / "ca.pem" if ca_path is None else Path(ca_path)
         named = load_policy(policy) if isinstance(policy, str) else policy
         phrases = _passphrases(passphrase, passphrase_file)
-        member = load_membership(
-            folder, anchors, Path(roster_path), role=Role.SITE, at_least_number=seen_roster, policy=named,
-            passphrases=phrases,
-        )  # fmt: skip
-        self._anchors = keystore.load_anchors(anchors)
+
+        def load(at_least_number: int) -> Membership:
+            return load_membership(
+                folder, anchors_path, Path(roster_path), role=Role.SITE, at_least_number=at_least_number, policy=named,
+                passphrases=phrases,
+            )  # fmt: skip
+
+        member = load(seen_roster)
+        anchors = keystore.load_anchors(anchors_path)
         self._ruling = Ruling(
-            member.policy, tuple(keystore.root_keys(self._anchors)), member.roster.federation,
+            member.policy, tuple(keystore.root_keys(anchors)), member.roster.federation,
             None if advisory_path is None else Path(advisory_path),
             None if advisory_state_path is None else Path(advisory_state_path),
         )  # fmt: skip
-        member = under_policy(member, self._anchors, self._ruling.read(), now=datetime.now(UTC))
+        member = under_policy(member, anchors, self._ruling.read(), now=datetime.now(UTC))
         keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
+        crls, poller = crl_source(crl_path, crl_url, crl_stale, anchors_path, self._ruling)
+        self._upkeep = Upkeep(self._participant, anchors, self._ruling, Path(roster_path), load, crls, poller)
         self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         spool = None if spool_dir is None else Spool(Path(spool_dir))
@@ -204,7 +221,11 @@ class FederatedClient:
             await self._exchange.news(info.number, info.state.value)
 
     async def fetch(self, info: RoundInfo) -> Weights:
-        """Return the global model that this round starts from; the arrays are the caller's own."""
+        """Return the global model that this round starts from; the arrays are the caller's own.
+
+        Raises what `Participant.receive_model` names, and ``CertificateError`` where the aggregator was revoked.
+        """
+        await self._in_thread(self._upkeep.keep)
         if self._base is None or self._base[0] != info.model_version:
             self._base = None
             receiver = self._participant.receive_model(info, self._keys)
@@ -223,7 +244,7 @@ class FederatedClient:
             raise ConfigurationError("fetch the model of this round before submitting to it", reason="not_fetched")
         base = self._base[1]
         try:
-            await self._in_thread(self._keep_policy)
+            await self._in_thread(self._upkeep.keep)
             extra = await self._extra_keys()
             update = await self._in_thread(self._submissions.seal, info, base, weights, samples, extra)
         except PqflError as error:
@@ -247,8 +268,9 @@ class FederatedClient:
     async def _current_round(self) -> RoundInfo:
         nonce = secrets.token_hex(_NONCE_BYTES)
         data = await self._exchange.round_document(nonce)
-        seen = self._participant.seen_round
-        await self._in_thread(self._keep_policy)
+        seen = self._participant.seen_round, self._participant.member.roster.number
+        await self._upkeep.fetch()
+        await self._in_thread(self._upkeep.keep)
         info = await self._in_thread(self._participant.judge, data, nonce, time.time())
         roster = self._participant.member.roster
         if info.document.roster_number > roster.number:
@@ -256,25 +278,9 @@ class FederatedClient:
                 "the aggregator works with roster %d, this site has %d: get the current one",
                 info.document.roster_number, roster.number,
             )  # fmt: skip
-        if self._state_path is not None and self._participant.seen_round > seen:
+        if self._state_path is not None and (self._participant.seen_round, roster.number) != seen:
             _save_state(self._state_path, self._participant.seen_round, roster.number)
         return info
-
-    def _keep_policy(self) -> None:
-        """Read the advisory again. A file that is broken or older changes nothing; one that leaves nothing, raises."""
-        before = self._ruling.policy
-        try:
-            policy = self._ruling.read()
-        except PolicyError:
-            raise
-        except PqflError as error:
-            _log.warning("the advisory changes nothing: %s", error)
-            return
-        if policy != before:
-            participant, advised = self._participant, self._ruling.advised
-            participant.member = under_policy(participant.member, self._anchors, policy, now=datetime.now(UTC))
-            why = "" if advised is None else advised.facts()["why"]
-            _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
 
     async def _train(self, train: Train, weights: Weights, info: RoundInfo) -> Trained:
         with self._training.running():

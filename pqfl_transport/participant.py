@@ -140,21 +140,24 @@ class Participant:
         seen_round: int = 0,
         codec: str = LOSSLESS,
     ) -> None:
-        keys = ReceivingKeys.of(receiving_key) if isinstance(receiving_key, ReceivingKey) else receiving_key
+        self.seen_round = seen_round
+        """The highest round of a document accepted so far."""
+        self._keys = ReceivingKeys.of(receiving_key) if isinstance(receiving_key, ReceivingKey) else receiving_key
+        self._judged_at = 0.0
+        self._codec = codec
+        self._named = aggregator
+        self.take_on(member)
+
+    def take_on(self, member: Membership) -> None:
+        """Work as this member from now on, whose roster may be a later one. Raises as making a `Participant` does."""
         listed = member.party.receiving_fingerprint
-        if listed not in {entry.fingerprint for entry in keys.entries}:
+        if listed not in {entry.fingerprint for entry in self._keys.entries}:
             raise ConfigurationError(
                 f"roster {member.roster.number} lists the receiving key {listed.hex()[:16]}… of {member.identity.id},"
                 " which is none of those in use here",
                 reason="key_mismatch",
             )
-        self.member = member
-        self.seen_round = seen_round
-        """The highest round of a document accepted so far."""
-        self._keys = keys
-        self._judged_at = 0.0
-        self._codec = codec
-        self._aggregator = _aggregator(member, aggregator)
+        self._aggregator, self.member = _aggregator(member, self._named), member
 
     @property
     def aggregator(self) -> str:

@@ -17,7 +17,7 @@ Another root:
   2. sign       the new root signs the roster; give that to every party
   3. retire     as above; then the former root's key, in DIR/former, can be destroyed
 
-DIR is the authority's folder; all steps but retire need root.key in it. OUT is a folder, made where it is missing, that
+DIR is the authority's folder; announce, root and sign need root.key in it. OUT is a folder, made where it is missing, that
 gets what every party has to be given: ca.pem, roster.json and, where there is one, crl.pem.
 
 Environment:

@@ -290,6 +290,7 @@ sign() {
     local profile=$1 name=$2 usage=$3 request=$4 certificate=$5 extensions
     shift 5
     require_label name "$name"
+    [ "$profile" != site ] || [ "$#" -eq 0 ] || die "a site dials and never listens: its certificate names no hosts"
     extensions=$(leaf_extensions "$usage" "URI:spiffe://$federation/$profile/$name" "$@")
     printf '%s\n' "$extensions" |
         certify issuing 90 "/O=$federation/OU=$profile/CN=$name" "$request" "$certificate"

@@ -12,6 +12,7 @@ import time
 from asyncio import to_thread
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 
 import aiohttp
@@ -33,8 +34,10 @@ from pqfl_transport.content.envelope import (
     verify_prologue,
 )
 from pqfl_transport.content.header import Header
-from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
+from pqfl_transport.crypto.pyca import VerifyingKey
+from pqfl_transport.errors import CertificateError, MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.net.resumable import PARTIAL_TYPE, UploadAddress, UploadFields
+from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.roster import Party, Roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import Policy
@@ -76,9 +79,13 @@ class AggregatorGuard:
         policy: Callable[[], Policy],
         rules: Sequence[Rule] = (),
         clock: Callable[[], float] = time.time,
+        revocations: Revocations | None = None,
     ) -> None:
-        """``policy`` gives the one of the moment: an update in flight is cut where its suite is withdrawn."""
-        self._roster, self._policy, self._clock = roster, policy, clock
+        """``policy`` gives the one of the moment: an update in flight is cut where its suite is withdrawn.
+
+        ``revocations`` are asked about the aggregator that signs rounds; peers are the listener's to look after.
+        """
+        self._roster, self._policy, self._clock, self._revocations = roster, policy, clock, revocations
         self._rules = tuple(rules) or _RULES
         self._known: _Known | None = None
 
@@ -191,9 +198,26 @@ class AggregatorGuard:
                 reason="too_large",
             )
 
+    def _aggregator_keys(self) -> list[VerifyingKey]:
+        """Return whose rounds count. Raises ``CertificateError`` where every aggregator was revoked."""
+        found, failure = [], None
+        for party in self._roster.parties.values():
+            if party.id.role is not Role.AGGREGATOR:
+                continue
+            try:
+                if self._revocations is not None:
+                    self._revocations.check_party(party, datetime.fromtimestamp(self._clock(), UTC))
+            except CertificateError as error:
+                failure = failure or error
+            else:
+                found.append(party.signing_key)
+        if failure is not None and not found:
+            raise failure
+        return found
+
     async def _fetch(self, session: Session) -> RoundDocument:
         nonce = secrets.token_hex(16)
-        keys = [party.signing_key for party in self._roster.parties.values() if party.id.role is Role.AGGREGATOR]
+        keys = self._aggregator_keys()
         url = f"http://backend/v1/rounds/current?nonce={nonce}"
         try:
             async with session.upstream.session.get(url) as answer:

@@ -242,5 +242,5 @@ def _guard(config: ListenerConfig, policy: Callable[[], Policy]) -> Guard:
         return FlowerGuard(rules.allow)
     if rules.profile is Profile.AGGREGATOR:
         assert rules.roster is not None  # noqa: S101 -- the configuration saw to it
-        return AggregatorGuard(rules.roster, policy, rules.allow)
+        return AggregatorGuard(rules.roster, policy, rules.allow, revocations=config.tls.revocations)
     return Plain(rules.allow)

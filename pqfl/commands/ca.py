@@ -26,7 +26,7 @@ from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.authority import Host, require_host
 from pqfl_transport.pki.files import read_public
-from pqfl_transport.pki.profiles import LEAF_DAYS, PROFILES, Usage
+from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.pki.statements import MAX_STATEMENT_BYTES
@@ -129,7 +129,7 @@ Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --
 @click.option("--dns", multiple=True, metavar="NAME", callback=_checked_hosts, help="Host name it serves; repeatable.")
 @click.option("--ip", multiple=True, metavar="ADDR", callback=_parsed_addresses, help="Address it serves; repeatable.")
 @click.option(
-    "--days", type=click.IntRange(min=1), help=f"How long its certificates are valid.  [default: {LEAF_DAYS}]"
+    "--days", type=click.IntRange(min=1), help="How long its certificates are valid.  [default: of the profile]"
 )
 @click.option(
     "--weight-cap",

@@ -54,7 +54,7 @@ def join(
     try:
         joined = joiner.join()
     except ConfigurationError as error:
-        flags = {"exists": "--out", "not_writable": "--out", "bad_token": "--token"}
+        flags = {"exists": "--out", "not_writable": "--out"}
         where = f"{flags[error.reason]}: " if error.reason in flags else ""
         raise ConfigurationError(f"{where}{error}", reason=error.reason) from error
     number, listed = _roster(joiner, joined)

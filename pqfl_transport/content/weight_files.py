@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, BinaryIO
 
 import numpy as np
@@ -212,7 +213,8 @@ def _read_npy_header(stream: _Member, label: str) -> tuple[tuple[int, ...], bool
         version = npy.read_magic(stream)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran_order, dtype = read(stream)
-    except ValueError as error:
+    except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        # The header is a Python literal, which NumPy also tries to read as one of Python 2, token by token.
         raise ConfigurationError(f"{label}: not a NumPy array: {error}", reason="malformed") from None
     if not all(type(size) is int and size >= 0 for size in shape):
         raise ConfigurationError(f"{label}: has the shape {shape}", reason="malformed")

@@ -95,7 +95,8 @@ class CrlPoller:
     random: Callable[[], float] = random.random
     failures: int = 0
     """In a row, up to now."""
-    _said: str = ""
+    failure: str = ""
+    """What failed last; empty after a success."""
 
     async def poll(self) -> bool:
         """Ask once and keep what is good; return whether that is news. Never raises for what a source does."""
@@ -107,14 +108,14 @@ class CrlPoller:
             except PqflError as error:
                 sentences.append((error.reason, str(error) if url in str(error) else f"{url}: {error}"))
                 continue
-            self.failures, self._said = 0, ""
+            self.failures, self.failure = 0, ""
             self.report("crl_fetched" if is_news else "crl_checked", {"url": url})
             return is_news
         self.failures += 1
         reason, detail = sentences[0][0], "; ".join(sentence for _, sentence in sentences)
         # A source that stays down says so once in the log; it is counted every time.
-        self.report("crl_fetch_failed", {"reason": reason, "detail": detail, "is_news": detail != self._said})
-        self._said = detail
+        self.report("crl_fetch_failed", {"reason": reason, "detail": detail, "is_news": detail != self.failure})
+        self.failure = detail
         return False
 
     def seconds_to_next(self) -> float:

@@ -115,6 +115,8 @@ def issue_tls(
     if spiffe_id.role is not profile.role:
         raise ConfigurationError(f"{spiffe_id} is no {profile.role.value}", reason="bad_name")
     names = [_general_name(host) for host in hosts]
+    for host in hosts:
+        profile.require_host(host)
     return _issue_leaf(issuer, spiffe_id, public_key, profile.tls_usage, names, now, seconds)
 
 

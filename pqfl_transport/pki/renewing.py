@@ -33,26 +33,32 @@ class Schedule:
 
     certificate: x509.Certificate
     jitter: float = 0.0
-    failures: int = 0
-    failed_at: datetime | None = None
+    attempts: int = 0
+    """In a row, that did not end the need to renew."""
+    attempted_at: datetime | None = None
 
     @property
     def due(self) -> datetime:
         """When to renew, or to try again."""
         at = renew_at(self.certificate, jitter=self.jitter)
-        if self.failed_at is None:
+        if self.attempted_at is None:
             return at
-        return max(at, self.failed_at + timedelta(seconds=self._pause_seconds))
+        return max(at, self.attempted_at + timedelta(seconds=self._pause_seconds))
 
     def failed(self, now: datetime) -> "Schedule":
         """Return the plan after an attempt that did not work."""
-        return Schedule(self.certificate, self.jitter, self.failures + 1, now)
+        return Schedule(self.certificate, self.jitter, self.attempts + 1, now)
+
+    @classmethod
+    def renewed(cls, certificate: x509.Certificate, jitter: float, now: datetime) -> "Schedule":
+        """Return the plan for a certificate that has just come: also one that is due at once is not renewed at once."""
+        return cls(certificate, jitter, 1, now)
 
     @property
     def _pause_seconds(self) -> float:
         begin, end = _life(self.certificate)
         longest = min(_LONGEST_PAUSE_SECONDS, (end - begin).total_seconds() * (1 - _DUE) / _LEAST_ATTEMPTS)
-        growing = _FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, _MOST_DOUBLINGS)
+        growing = _FIRST_PAUSE_SECONDS * 2.0 ** min(self.attempts - 1, _MOST_DOUBLINGS)
         return float(min(growing, longest)) * (1 + _JITTER * self.jitter)
 
 

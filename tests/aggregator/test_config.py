@@ -6,6 +6,7 @@ import pytest
 
 from aggregator.config import load_config
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.policy import SecurityLevel
 from tests.pqfl_transport.policy.test_files import GOOD as OWN_POLICY
 
@@ -90,6 +91,8 @@ def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
         ("count = 3", 'count = 3\npolicy = "./own.toml"', "rounds.policy: .*own.toml: no such file"),
         ("count = 3", "count = 3\nno_aes = 1", "rounds.no_aes is 1; expected true or false"),
         ('"state"', '"state"\nreload_seconds = 0.1', "aggregator.reload_seconds"),
+        ('"state"', '"state"\ncrl_url = "gopher://h"', "aggregator.crl_url 'gopher://h'"),
+        ('"state"', '"state"\ncrl_stale = "maybe"', "aggregator.crl_stale is 'maybe'"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path: Path, old: str, new: str, named: str) -> None:
@@ -122,3 +125,13 @@ def test_a_passphrase_file_is_optional(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, named)).passphrase_file == tmp_path / "pass"
     with pytest.raises(ConfigurationError, match=r"aggregator\.passphrase_file"):
         load_config(write(tmp_path, named.replace('"pass"', "3")))
+
+
+def test_revocation_lists_are_a_file_or_fetched_into_one(tmp_path: Path) -> None:
+    """Fetched ones are kept in the state folder unless another file is named."""
+    config = load_config(write(tmp_path, GOOD))
+    assert (config.crl, config.crl_url, config.crl_stale) == (None, None, Stale.REFUSE)
+    config = load_config(write(tmp_path, GOOD.replace('"state"', '"state"\ncrl = "c.pem"\ncrl_stale = "allow"')))
+    assert (config.crl, config.crl_stale) == (tmp_path / "c.pem", Stale.ALLOW)
+    config = load_config(write(tmp_path, GOOD.replace('"state"', '"state"\ncrl_url = "https://h:1/v1/crl"')))
+    assert (config.crl, config.crl_url) == (config.state / "crl.pem", "https://h:1/v1/crl")

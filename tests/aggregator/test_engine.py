@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.averaging import Averager
 from aggregator.engine import Engine, Setup
 from aggregator.intake import Upload
 from pqfl_transport.aggregation.round_document import RoundState
@@ -178,14 +179,14 @@ def test_the_private_key_of_a_round_is_gone_when_it_closes(
     alive: list[bool] = []
     keys: list[weakref.ref[ReceivingKey]] = []
     stored: list[bytes] = []
-    average = Engine._average
+    average = Averager._average
 
-    def watched(engine: Engine, collecting: Any) -> Any:
+    def watched(averager: Averager, collecting: Any) -> Any:
         gc.collect()
         alive.extend(key() is not None for key in keys)
-        return average(engine, collecting)
+        return average(averager, collecting)
 
-    monkeypatch.setattr(Engine, "_average", watched)
+    monkeypatch.setattr(Averager, "_average", watched)
 
     async def scenario() -> None:
         async with aggregator(federation, tmp_path, quorum=1, count=2) as hub:
@@ -275,14 +276,14 @@ def test_what_was_withdrawn_while_it_was_averaged_is_not_published(federation: F
     async def scenario() -> None:
         async with aggregator(federation, tmp_path, quorum=1, attempts=1) as hub:
             engine, loop = hub.engine, asyncio.get_running_loop()
-            average = engine._average
+            average = engine._averager._average
 
             def average_and_withdraw(collecting: Any) -> Any:
                 asyncio.run_coroutine_threadsafe(engine.adopt(without(GCM)), loop).result(20)
-                engine._average = average  # type: ignore[method-assign]
+                engine._averager._average = average  # type: ignore[method-assign]
                 return average(collecting)
 
-            engine._average = average_and_withdraw  # type: ignore[method-assign]
+            engine._averager._average = average_and_withdraw  # type: ignore[method-assign]
             site = participant(federation, "bank-a")
             assert (await put(hub.url, make_update(await current_round(hub.url, site), site)))[0] == 201
             hub.pass_deadline()

@@ -10,7 +10,7 @@ from aggregator.publishing import Model, Publisher
 from aggregator.store.models import ModelStore
 from aggregator.suites import Suites
 from pqfl_transport.content.envelope import decode_prologue
-from pqfl_transport.content.recipients import RecipientKey
+from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.errors import MessageError, PlatformError, PolicyError
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import tighten
@@ -35,9 +35,12 @@ class Desk:
         (site,) = self.member.parties(Role.SITE)
         key = RecipientKey.from_bytes(site.receiving_key)
         self.suites = Suites(self.member, [(site.signing_key.algorithm, key.kem)])
+        self.keys = [key]
         self.said: list[Model] = []
         self.store = ModelStore(folder)
-        self.publisher = Publisher(self.member, [key], self.suites, self.store, Stopwatch(), self.said.append)
+        self.publisher = Publisher(
+            self.member, lambda: self.keys, self.suites, self.store, Stopwatch(), self.said.append
+        )
 
     def withdraw(self, *algorithms: str) -> None:
         self.suites.policy, _ = tighten(self.member.policy, advisory(algorithms), 2e9)
@@ -78,12 +81,12 @@ def test_the_current_model_is_sealed_again_and_an_earlier_one_is_kept_back(
         with pytest.raises(PlatformError, match="sealed again") as caught:
             desk.publisher.path(1)
         assert caught.value.reason == "not_ready"
-        await desk.publisher.seal_again_if_withdrawn()
+        await desk.publisher.seal_again_if_needed()
         assert desk.suite_on_disk(1) == CHACHA
         with pytest.raises(PolicyError) as refused:
             desk.publisher.path(0)
         assert refused.value.reason == "content_suite"
-        await desk.publisher.seal_again_if_withdrawn()
+        await desk.publisher.seal_again_if_needed()
         assert len(desk.said) == 3
 
     play(federation, tmp_path, use)
@@ -116,10 +119,31 @@ def test_with_nothing_left_nothing_is_given_out(federation: Federation, tmp_path
     async def use(desk: Desk) -> None:
         await desk.publisher.publish(MODEL, 0)
         desk.suites.withdrawn = PolicyError("advisory 9", reason="withdrawn")
-        for attempt in (desk.publisher.publish(MODEL, 1), desk.publisher.seal_again_if_withdrawn()):
+        for attempt in (desk.publisher.publish(MODEL, 1), desk.publisher.seal_again_if_needed()):
             with pytest.raises(PolicyError, match="advisory 9"):
                 await attempt
         with pytest.raises(PolicyError, match="advisory 9"):
             desk.publisher.path(0)
+
+    play(federation, tmp_path, use)
+
+
+def test_who_joins_can_open_the_current_model_and_who_left_not_the_next(federation: Federation, tmp_path: Path) -> None:
+    """It is sealed again for a new recipient, and not for one who is gone."""
+
+    async def use(desk: Desk) -> None:
+        await desk.publisher.publish(MODEL, 0)
+        other = ReceivingKey.generate(desk.keys[0].kem).public
+        desk.keys.append(other)
+        await desk.publisher.seal_again_if_needed()
+        assert len(recipients(desk, 0)) == 2
+        desk.keys.pop(0)
+        await desk.publisher.seal_again_if_needed()
+        assert len(desk.said) == 2
+        await desk.publisher.publish(MODEL, 1)
+        assert recipients(desk, 1) == (other.fingerprint,)
+
+    def recipients(desk: Desk, version: int) -> tuple[bytes, ...]:
+        return decode_prologue(desk.publisher.path(version).read_bytes())[0].header.recipients
 
     play(federation, tmp_path, use)

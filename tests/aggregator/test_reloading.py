@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from aggregator.reloading import Reloader
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.errors import PolicyError
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.expiry import Ending
 from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.policy import Policy
@@ -140,5 +141,21 @@ def test_what_leaves_nothing_ends_the_run(federation: Federation, tmp_path: Path
             with pytest.raises(PolicyError) as caught:
                 await hub.engine.signed_document("0" * 32)
             assert caught.value.reason == "withdrawn"
+
+    play(federation, tmp_path, use)
+
+
+def test_what_ends_soon_is_said_and_again_when_asked(federation: Federation, tmp_path: Path) -> None:
+    """A run goes on for weeks; its operator hears of the certificate before the sites do."""
+    begin = datetime.now(UTC) - timedelta(days=89)
+    ending = Ending.of_certificate("spiffe://fed/aggregator/main", "ML-DSA-65", begin, begin + timedelta(days=90))
+
+    async def use(hub: Hub, path: Path) -> None:
+        publish(federation, path)
+        hub.engine.endings = lambda: [ending]  # type: ignore[method-assign]
+        async with reloading(hub, federation, path) as reloader:
+            assert (await said(hub, "certificate_expiring"))["name"] == ending.name
+            reloader.ask()
+            assert (await said(hub, "certificate_expiring", 2))["days_left"] == pytest.approx(1, abs=0.1)
 
     play(federation, tmp_path, use)

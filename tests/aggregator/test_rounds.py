@@ -248,3 +248,15 @@ def test_at_most_one_update_a_sender(steps: list[tuple[str, int, bool]]) -> None
             assert error.reason in {"busy", "closed", "duplicate"}  # noqa: PT017 — these three and no other
     assert set(round_.updates) <= {SITE_A, SITE_B}
     assert all(len(places) <= MAX_RESERVATIONS for places in round_._reservations.values())
+
+
+def test_a_site_that_is_struck_off_is_waited_for_no_more_and_its_update_is_gone() -> None:
+    """What is left has to meet the quorum; with too little the round waits for its deadline."""
+    for quorum, due in ((1, Move.ALL_IN), (2, None)):
+        round_ = Round(replace(TERMS, expected=frozenset({"a", "b"}), quorum=quorum))
+        round_.updates |= {"a": UPDATE, "b": UPDATE}
+        assert round_.strike("a")
+        assert not round_.strike("a")
+        assert set(round_.updates) == {"b"}
+        assert round_.due(0) is due
+    assert round_.due(round_.terms.deadline) is Move.SHORT_AT_DEADLINE

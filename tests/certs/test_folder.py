@@ -68,3 +68,18 @@ def test_writers_take_turns(folder: AuthorityFolder) -> None:
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def test_a_folder_may_have_profiles_of_its_own(folder: AuthorityFolder) -> None:
+    """What is issued lasts as long as they say; a wrong one is named with its file."""
+    shipped = (Path(__file__).resolve().parents[2] / "certs" / "profiles.toml").read_text()
+    assert folder.profiles["site"].leaf_days == 90
+    path = folder.folder / "profiles.toml"
+    path.write_text(shipped.replace("days = 90", "days = 7"))
+    authority = Authority.open(folder.folder)
+    issued = authority.issue(profile="site", name="one", out=folder.folder.parent / "one", now=NOW)
+    assert issued.entries[0].not_after == "2026-07-08T12:00:00Z"
+    path.write_text("")
+    with pytest.raises(ConfigurationError, match=str(path)) as caught:
+        authority.issue(profile="site", name="two", out=folder.folder.parent / "two", now=NOW)
+    assert caught.value.reason == "bad_profiles"

@@ -27,7 +27,7 @@ def make(profile: str, level: SecurityLevel = SecurityLevel.HIGH) -> Identity:
     """An identity of a level, under an issuing authority of that level."""
     issuing = create_issuing(ROOT, level, now=NOW)
     row = PROFILES[profile]
-    hosts = ("localhost", ip_address("::1"))
+    hosts = ("localhost", ip_address("::1")) if row.hosts is None else ()
     party = SpiffeId("fed", row.role, "one")
     return make_identity(issuing, row, party, for_level(level), now=NOW, seconds=90 * 86400, hosts=hosts)
 
@@ -85,7 +85,9 @@ def test_what_is_secret_is_the_owners_alone(tmp_path: Path, profile: str) -> Non
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert all(mode == (0o600 if name.endswith(".key") else 0o644) for name, mode in modes.items())
     keys = {name for name in modes if name.endswith(".key")}
-    assert keys == ({"tls.key"} if profile == "gateway" else {"tls.key", "signing.key", "receiving.key"})
+    assert keys == (
+        {"tls.key"} if not PROFILES[profile].has_content_keys else {"tls.key", "signing.key", "receiving.key"}
+    )
 
 
 def test_keys_are_never_overwritten(tmp_path: Path) -> None:

@@ -103,3 +103,20 @@ def test_whoever_was_revoked_leaves(ca: Authority) -> None:
     assert plan_roster(ca, now=NOW, only=[]).removed == (uri("member"),)
     ca.issue(profile="site", name="next", out=ca.folder.parent / "next", now=NOW)
     assert set(ca.roster().parties) == {uri("next")}
+
+
+def test_every_member_s_certificate_is_named(ca: Authority) -> None:
+    """By it a revocation list finds the key; a member of an earlier roster gets the name with the next one."""
+    plan = plan_roster(ca, now=NOW)
+    for name in (uri("member"), uri("one"), "spiffe://fed/aggregator/main"):
+        reference = plan.following.party(name).certificate
+        assert reference is not None
+        (entry,) = [one for one in ca.ledger.entries(party=name) if one.usage == "signing"]
+        assert reference.serial == int(entry.serial, 16)
+    present = ca.roster()
+    bare = replace(present.party(uri("member")), certificate=None)
+    earlier = replace(present, number=present.number + 1, parties={uri("member"): bare})
+    publish_roster(ca, sign_planned(ca, earlier, NOW), NOW)
+    plan = plan_roster(ca, now=NOW, only=[])
+    assert plan.following.party(uri("member")).certificate is not None
+    assert not plan.is_empty

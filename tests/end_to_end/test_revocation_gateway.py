@@ -3,6 +3,8 @@
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -25,9 +27,9 @@ THROWN_OUT_SECONDS = 5.0
 BAD, GOOD = "bank-a", "bank-b"
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return make_federation(tmp_path_factory.mktemp("federation"), sites=(BAD, GOOD))
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return make_federation(tmp_path / "federation", sites=(BAD, GOOD))
 
 
 @pytest.fixture
@@ -240,3 +242,22 @@ def test_a_site_does_not_talk_to_a_revoked_gateway(federation: Federation, crew:
             hang_up(sidecar)
             assert ended_after(connection) < THROWN_OUT_SECONDS
         assert sidecar.wait_for("connection")["reason"] == "revoked"
+
+
+def test_the_authority_s_service_is_a_source(federation: Federation, crew: Crew, tmp_path: Path) -> None:
+    """`pqfl ca revoke`, and a gateway that asks `pqfl ca serve` throws the site out in mid-transfer."""
+    federation.authority.make_crl()
+    service = crew.start(
+        "authority", "-m", "pqfl", "ca", "serve", "--dir", str(federation.ca), "--listen", "127.0.0.1:0",
+        "--log-format", "json",
+    )  # fmt: skip
+    address = service.wait_for(lambda line: line.get("event") == "listening", 20)["address"]
+    with plain_server(echo) as target:
+        words = ("--crl", str(tmp_path / "crl.pem"), "--crl-url", f"https://{address}/v1/crl", "--crl-poll", "1")
+        gateway = start_server(crew, federation, target, "--allow-all", *words)
+        with tls(federation, gateway, BAD) as bad:
+            assert is_served(bad)
+            revoke = [sys.executable, "-m", "pqfl", "ca", "revoke", "--dir", str(federation.ca), "--name", BAD]
+            subprocess.run([*revoke, "--reason", "keyCompromise"], check=True, capture_output=True)
+            assert ended_after(bad) < 1.1 + THROWN_OUT_SECONDS
+        assert gateway.wait_for("refusal")["reason"] == "revoked"

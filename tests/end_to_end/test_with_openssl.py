@@ -295,6 +295,7 @@ def test_algorithms_of_a_provider(openssl: str, tmp_path: Path, algorithm: str) 
         (("issue", "{ca}", "site", "bank-a", "{new}"), "was issued before"),
         (("issue", "{ca}", "bank", "bank-b", "{new}"), "unknown profile bank"),
         (("issue", "{ca}", "gateway", "hub-2", "{new}", "a,URI:spiffe://ring/site/x"), "neither a host name"),
+        (("issue", "{ca}", "site", "bank-b", "{new}", "localhost"), "names no hosts"),
         (("issue", "{ca}", "gateway", "../hub", "{new}"), "name '../hub' is not"),
         (("sign", "{ca}", "site", "bank-z", "{old}/text", "{new}"), "no certification request"),
         (("burn", "{ca}"), "unknown command burn"),

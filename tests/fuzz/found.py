@@ -23,12 +23,13 @@ def _of_a_version_to_come() -> bytes:
     return certificates()[0].replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)
 
 
-def _archive(*, flags: int = 0, shape: tuple[int, ...] | None = None) -> bytes:
+def _archive(*, flags: int = 0, shape: tuple[int, ...] | None = None, header_end: bytes = b" \n") -> bytes:
     stored, member = io.BytesIO(), io.BytesIO()
     np.save(member, np.arange(6, dtype=np.float32))
     content = member.getvalue()
     if shape is not None:
         content = content.replace(b"(6,), }".ljust(12), f"({shape[0]},), }}".encode().ljust(12), 1)
+    content = content.replace(b" \n", header_end, 1)
     with zipfile.ZipFile(stored, "w") as archive:
         archive.writestr("w.npy", content)
     data = bytearray(stored.getvalue())
@@ -57,6 +58,7 @@ FOUND: dict[str, tuple[str, Callable[[], bytes]]] = {
     "an event of arrays without end": ("round_event", lambda: b"[" * 100_000),
     "an encrypted array": ("weights_npz", lambda: _archive(flags=1)),
     "an array packed in a way that nobody knows": ("weights_npz", lambda: _archive(flags=0x20)),
+    "an array whose header is open at its end": ("weights_npz", lambda: _archive(header_end=b"(\n")),
     "an array that claims 256 GiB": ("weights_npz", lambda: _archive(shape=(1 << 36,))),
 }  # fmt: skip
 """By what it is: the target's name, and what makes the input."""

@@ -15,7 +15,7 @@ from gateway.renewing import Renewing, renewal_config
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki import chain
-from pqfl_transport.pki.keystore import load_certificate, load_signing_key
+from pqfl_transport.pki.keystore import load_signing_key, read_certificate_file
 from pqfl_transport.tls.config import Role
 from tests.support.enrolment import serving
 from tests.support.pki import Federation, make_federation
@@ -72,9 +72,9 @@ class Clock:
             raise asyncio.CancelledError
 
 
-def run(federation: Federation, address: str, days: float) -> tuple[Renewing, list[datetime], str]:
-    """Let so many days pass; return what was counted, when the configuration was read again, and the log."""
-    clock, lines, reloads = Clock(days), io.StringIO(), []  # type: ignore[var-annotated]
+def run(federation: Federation, address: str, clock: Clock) -> tuple[Renewing, list[datetime], str]:
+    """Let the clock's days pass; return what was counted, when the configuration was read again, and the log."""
+    lines, reloads = io.StringIO(), []  # type: ignore[var-annotated]
     settings = config(federation, address)
     renewing = Renewing(
         lambda: settings, Journal(EventLog("json", stream=lines), None), lambda: reloads.append(clock.now),
@@ -91,12 +91,13 @@ def run(federation: Federation, address: str, days: float) -> tuple[Renewing, li
 def test_a_certificate_is_renewed_in_time(federation: Federation) -> None:
     """Nothing happens for sixty days; then there is a new pair that fits, one reload, one line and one count."""
     folder = federation.site("north")
-    before = load_certificate(folder / "tls.pem")
-    with serving(federation) as service:
-        renewing, reloads, lines = run(federation, str(service.address), 59)
+    before = read_certificate_file(folder / "tls.pem")
+    early, late = Clock(58), Clock(62)
+    with serving(federation, clock=late) as service:
+        renewing, reloads, lines = run(federation, str(service.address), early)
         assert (renewing.snapshot(), reloads, lines) == ({"renewals": {}}, [], "")
-        renewing, reloads, lines = run(federation, str(service.address), 62)
-    after = load_certificate(folder / "tls.pem")
+        renewing, reloads, lines = run(federation, str(service.address), late)
+    after = read_certificate_file(folder / "tls.pem")
     assert after != before
     assert chain.verifying_key(after) == load_signing_key(folder / "tls.key").verifying_key
     assert renewing.snapshot()["renewals"] == {"ok": 1}
@@ -107,11 +108,11 @@ def test_a_certificate_is_renewed_in_time(federation: Federation) -> None:
 def test_a_service_that_is_down_is_asked_again(federation: Federation) -> None:
     """Each failure is counted and said with its reason, the old pair stays, and nothing is read again."""
     folder = federation.site("north")
-    before = load_certificate(folder / "tls.pem")
+    before = read_certificate_file(folder / "tls.pem")
     with serving(federation) as service:
         address = str(service.address)
-    renewing, reloads, lines = run(federation, address, 61)
+    renewing, reloads, lines = run(federation, address, Clock(62))
     assert renewing.snapshot()["renewals"]["failed"] >= 3
     assert reloads == []
     assert "target_down" in lines
-    assert load_certificate(folder / "tls.pem") == before
+    assert read_certificate_file(folder / "tls.pem") == before

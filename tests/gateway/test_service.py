@@ -386,3 +386,24 @@ def test_a_withdrawal_takes_effect_on_its_day_although_files_are_broken(federati
         federation, use, read_again=broken, clock=lambda: time.time() + ahead[0],
         tls=tls(federation, policy=announced.policy), advised=announced,
     )  # fmt: skip
+
+
+def test_what_ends_soon_is_said_in_time_and_once(federation: Federation) -> None:
+    """Nothing of a new certificate; of one near its end a line, and another one after a reload."""
+    ahead = [0.0]
+
+    async def use(scene: Scene) -> None:
+        assert await scene.round_trip() == b"word"
+        assert not scene.lines.events("certificate_expiring")
+        own = scene.sidecar.config.listeners[0].tls.own
+        ahead[0] = own.not_after.timestamp() - time.time() - 86400
+        line = await scene.lines.wait_for("certificate_expiring")
+        assert (line["name"], line["algorithm"]) == (federation.gateway_uri, "ML-DSA-65")
+        assert line["days_left"] == pytest.approx(1, abs=0.1)
+        scene.sidecar.reload()
+        await scene.lines.wait_for("certificate_expiring", 2)
+
+    def changed(config: ServiceConfig) -> ServiceConfig:
+        return replace(config, listeners=(replace(config.listeners[0], close_timeout_seconds=2.0),))
+
+    play(federation, use, read_again=changed, clock=lambda: time.time() + ahead[0])

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.revocation import Revocations, open_crls
 from tests.support.classical import Signer, make_crl, pem
 from tests.support.pki import Federation, federation_signer
 
@@ -61,6 +63,17 @@ def publish_crl(
     )
     keystore.write_public(path, data)
     return path
+
+
+def revocations(federation: Federation, *sites: str, **facts: Any) -> Revocations:
+    """The lists as a reader has them, with these sites on them; further ``facts`` are those of `crl`."""
+    return as_read(federation, crl(federation, [federation.site(name) for name in sites], **facts))
+
+
+def as_read(federation: Federation, data: bytes) -> Revocations:
+    """What is in a file of lists."""
+    anchors = keystore.load_anchors(federation.ca_pem)
+    return open_crls(data, anchors, policy=federation.authority.policy, now=datetime.now(UTC))
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki.membership import Membership, load_membership
+from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.spiffe import Role
 from tests.support.pki import Federation
 
@@ -61,6 +62,11 @@ class Hub:
         self.clock.ahead_seconds += 3600
         self.engine._arrived.set()
 
+    def expect_first_only(self) -> None:
+        """Wait in every round for the first site of the roster alone."""
+        sites = self.engine._sites()[:1]
+        self.engine._sites = lambda: sites  # type: ignore[method-assign]
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the run is so."""
         while not condition():
@@ -81,10 +87,11 @@ async def aggregator(
     upload_idle_seconds: float = 20.0,
     run: bool = True,
     keys: KeyRing | None = None,
+    revocations: Revocations | None = None,
     **rounds: Any,
 ) -> AsyncIterator[Hub]:
     """Run an aggregator for one block; ``rounds`` are fields of `RoundsConfig`."""
-    hub = make_hub(federation, folder, model=model, keys=keys, **rounds)
+    hub = make_hub(federation, folder, model=model, keys=keys, revocations=revocations, **rounds)
     runner = make_runner(make_app(hub.engine, upload_idle_seconds=upload_idle_seconds))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -102,7 +109,13 @@ async def aggregator(
 
 
 def make_hub(
-    federation: Federation, folder: Path, *, model: Any = None, keys: KeyRing | None = None, **rounds: Any
+    federation: Federation,
+    folder: Path,
+    *,
+    model: Any = None,
+    keys: KeyRing | None = None,
+    revocations: Revocations | None = None,
+    **rounds: Any,
 ) -> Hub:
     """Make an engine that does not run and does not listen yet."""
     log = io.StringIO()
@@ -113,6 +126,7 @@ def make_hub(
     setup = Setup(
         member, config, MODEL if model is None else model, ModelStore(folder / "state"),
         AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock, keys,
+        revocations,
     )  # fmt: skip
     return Hub(Engine(setup), "", log, audit_path, clock)
 

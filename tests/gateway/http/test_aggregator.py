@@ -19,7 +19,9 @@ from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import for_level, tighten
 from tests.support.advisories import advisory
 from tests.support.fronts import Front, front
+from tests.support.listeners import tls
 from tests.support.pki import Federation, make_federation
+from tests.support.revoking import as_read, crl
 from tests.support.rounds import (
     ENVELOPE_TYPE,
     MODEL,
@@ -40,7 +42,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("federation"), sites=("bank-a", "bank-b"))
 
 
-def play(federation: Federation, tmp_path: Path, use: Use) -> Hub:
+def play(federation: Federation, tmp_path: Path, use: Use, **options: Any) -> Hub:
     """Run an aggregator behind a gateway's HTTP mode."""
 
     async def scenario() -> Hub:
@@ -48,7 +50,7 @@ def play(federation: Federation, tmp_path: Path, use: Use) -> Hub:
         async with aggregator(federation, tmp_path, quorum=2) as hub:
             host, port = hub.url.removeprefix("http://").split(":")
             rules = HttpRules(Profile.AGGREGATOR, roster=roster)
-            async with front(federation, Address(host, int(port)), rules) as made:
+            async with front(federation, Address(host, int(port)), rules, **options) as made:
 
                 async def update(site: str = "bank-a", **changes: Any) -> Envelope:
                     sender = participant(federation, site)
@@ -372,3 +374,13 @@ def test_a_request_over_a_withdrawn_group_is_the_last_of_its_connection(federati
             assert answer.status == 200
 
     play(federation, tmp_path, use)
+
+
+def test_no_update_passes_for_the_round_of_a_revoked_aggregator(federation: Federation, tmp_path: Path) -> None:
+    """Its rounds are signed by a key that does not count any more."""
+    lists = as_read(federation, crl(federation, [federation.aggregator]))
+
+    async def use(made: Front, _hub: Hub, update: Callable[..., Awaitable[Envelope]]) -> None:
+        assert await put(made, await update()) == (403, "revoked")
+
+    play(federation, tmp_path, use, tls=tls(federation, revocations=lists))

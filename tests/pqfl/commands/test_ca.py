@@ -103,22 +103,25 @@ def test_issue_says_that_a_gateway_changes_no_roster(ca: Path) -> None:
 def test_hosts_days_and_cap_reach_the_certificate_and_the_roster(ca: Path) -> None:
     """--dns, --ip, --days and --weight-cap mean what they say."""
     value = facts(
-        "issue", "--dir", ca, "--profile", "site", "--name", "one", "--out", ca.parent / "one", "--dns", "a.example",
-        "--dns", "b.example", "--ip", "::1", "--days", "3", "--weight-cap", "42",
+        "issue", "--dir", ca, "--profile", "aggregator", "--name", "one", "--out", ca.parent / "one",
+        "--dns", "a.example", "--dns", "b.example", "--ip", "::1", "--days", "3",
     )  # fmt: skip
-    assert [entry["usage"] for entry in value["certificates"]] == ["client", "signing"]
+    assert [entry["usage"] for entry in value["certificates"]] == ["server", "signing"]
     certificate = x509.load_pem_x509_certificate((ca.parent / "one" / "tls.pem").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["a.example", "b.example"]
     assert names.get_values_for_type(x509.IPAddress) == [ip_address("::1")]
     assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == timedelta(days=3, minutes=5)
-    assert Authority.open(ca).roster().party("spiffe://fed/site/one").weight_cap == 42
+    facts(
+        "issue", "--dir", ca, "--profile", "site", "--name", "two", "--out", ca.parent / "two", "--weight-cap", "42"
+    )  # fmt: skip
+    assert Authority.open(ca).roster().party("spiffe://fed/site/two").weight_cap == 42
 
 
 WRONG = [
     ("--name", ["--name", "UPPER"]),
     ("--name", ["--name", ""]),
-    ("--profile", ["--profile", "operator"]),
+    ("--profile", ["--profile", "hospital"]),
     ("--dns", ["--dns", "two words"]),
     ("--dns", ["--dns", "10.0.0.1"]),
     ("--dns", ["--dns", "bücher.example"]),

@@ -32,7 +32,7 @@ def test_refusals_are_one_line(federation: Federation, tmp_path: Path) -> None:
     """A bad token, a used one, a folder that is not empty, and nobody there: each says what is wrong."""
     with serving(federation) as service:
         token, hub = service.token("west").to_text(), service.address
-        assert "--token:" in refused("join", "--token", token[:-1], "--hub", hub, "--out", tmp_path / "a")
+        assert "no joining token" in refused("join", "--token", token[:-1], "--hub", hub, "--out", tmp_path / "a")
         assert "--out:" in refused("join", "--token", token, "--hub", hub, "--out", federation.site("north"))
         file = tmp_path / "token"
         file.write_text(token + "\n")

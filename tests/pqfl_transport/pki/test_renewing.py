@@ -50,6 +50,13 @@ def test_there_are_several_attempts_in_every_life(seconds: int, jitter: float) -
     assert max(gaps) <= 3600 * 1.05
 
 
+def test_a_certificate_that_is_due_at_once_does_not_make_a_loop() -> None:
+    """A service that gives certificates whose time is over already is asked every few seconds and not all the time."""
+    stale, now = certificate(3600), NOW + timedelta(seconds=3000)
+    assert Schedule(stale).due < now
+    assert Schedule.renewed(stale, 0.0, now).due == now + timedelta(seconds=5)
+
+
 def test_pauses_grow() -> None:
     """Each failure waits longer than the one before, up to an hour."""
     schedule, pauses = Schedule(certificate(90 * 86400)), []

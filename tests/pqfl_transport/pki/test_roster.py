@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError
 from pqfl_transport.pki.documents import DocumentKind, sign_document
+from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.roster import Party, Roster, SecureAggregation, open_roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
@@ -29,11 +30,16 @@ URI = "spiffe://fed/site/hospital-north"
 
 
 def party(
-    uri: str = URI, *, level: SecurityLevel = SecurityLevel.HIGH, receiving: bytes = b"key", cap: int = 7
+    uri: str = URI,
+    *,
+    level: SecurityLevel = SecurityLevel.HIGH,
+    receiving: bytes = b"key",
+    cap: int = 7,
+    certificate: CertificateReference | None = None,
 ) -> Party:
     """A party with the keys of a level."""
     signing = SIGNING[for_level(level).leaf_keys[0]]
-    return Party(SpiffeId.parse(uri), signing, receiving, hashlib.sha256(receiving).digest(), cap)
+    return Party(SpiffeId.parse(uri), signing, receiving, hashlib.sha256(receiving).digest(), cap, certificate)
 
 
 def roster(*parties: Party, level: SecurityLevel = SecurityLevel.HIGH, number: int = 5) -> Roster:
@@ -60,6 +66,7 @@ def refusal(damaged: dict[str, Any]) -> str:
 
 LABELS = st.from_regex(r"[a-z0-9][a-z0-9-]{0,20}", fullmatch=True)
 COUNTS = st.integers(0, 2**63 - 1)
+REFERENCES = st.none() | st.builds(CertificateReference, st.binary(min_size=1, max_size=64), st.integers(1, 2**160 - 1))
 
 
 @st.composite
@@ -68,7 +75,14 @@ def rosters(draw: st.DrawFn) -> Roster:
     level = draw(st.sampled_from(SecurityLevel))
     ids = draw(st.sets(st.builds(SpiffeId, st.just("fed"), st.sampled_from(Role), LABELS), max_size=4))
     parties = [
-        party(str(one), level=level, receiving=draw(st.binary(max_size=30)), cap=draw(COUNTS)) for one in sorted(ids)
+        party(
+            str(one),
+            level=level,
+            receiving=draw(st.binary(max_size=30)),
+            cap=draw(COUNTS),
+            certificate=draw(REFERENCES),
+        )
+        for one in sorted(ids)
     ]
     minimum = draw(st.integers(1, 1000))
     secure = SecureAggregation(
@@ -268,3 +282,11 @@ def test_parties_cannot_be_added_to_an_opened_roster() -> None:
     opened = open_roster(sign_roster(GOOD, ROOT), ROOTS)
     with pytest.raises(TypeError):
         opened.parties["spiffe://fed/site/x"] = party()  # type: ignore[index]
+
+
+def test_a_certificate_reference_has_one_form() -> None:
+    """It is there as an object with issuer and serial number, or not at all."""
+    for value in (None, "aa", {}, {"issuer": "aa", "serial": "00"}, {"issuer": "AA", "serial": "01"}):
+        damaged = payload()
+        damaged["parties"][0]["signing_certificate"] = value
+        assert "signing_certificate" in refusal(damaged)

@@ -1,0 +1,120 @@
+"""What else an aggregator reads again beside its advisory: the roster, and revocation lists.
+
+A file that is broken, older or not its signer's changes nothing and is said. A list that revokes the aggregator itself
+ends it: no site would take a round of it any more.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from aggregator.config import AggregatorConfig
+from aggregator.engine import Engine
+from pqfl_transport.crl_source import asking, require_first
+from pqfl_transport.errors import ConfigurationError, PqflError
+from pqfl_transport.net.crl_fetch import CrlPoller, Report
+from pqfl_transport.pki.crl_files import CrlFile
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
+from pqfl_transport.pki.keystore import load_anchors, read_public
+from pqfl_transport.pki.membership import Membership
+from pqfl_transport.policy import Policy
+
+Load = Callable[[int], Membership]
+"""Reads the membership again; takes the lowest number that the roster may have."""
+
+
+class Refresher(Protocol):
+    """Something that is read again."""
+
+    what: str
+    """Its name in log and audit log."""
+
+    async def refresh(self, engine: Engine) -> tuple[str, str]:
+        """Read it and tell the engine; return ``unchanged``, ``ok`` or ``failed``, and what failed.
+
+        Raises ``CertificateError`` where the aggregator itself was revoked.
+        """
+
+
+class RosterRefresher:
+    """Takes a later roster on between rounds."""
+
+    what = "roster"
+
+    def __init__(self, path: Path, load: Load) -> None:
+        self._path, self._load = path, load
+        self._seen = b""
+
+    async def refresh(self, engine: Engine) -> tuple[str, str]:
+        """See `Refresher`."""
+        standing = engine.standing
+        current = standing.member.roster
+        try:
+            data = await asyncio.to_thread(read_public, self._path, max_bytes=MAX_DOCUMENT_BYTES)
+            if data == self._seen:
+                return "unchanged", ""
+            member = await asyncio.to_thread(self._load, current.number)
+            if member.roster.level is not current.level:
+                raise ConfigurationError(f"{self._path}: the level changes by a restart", reason="needs_restart")
+            if member.roster.number > current.number:
+                engine.adopt_roster(member)
+        except PqflError as error:
+            return "failed", str(error)
+        self._seen = data
+        return ("ok", "") if member.roster.number > current.number else ("unchanged", "")
+
+
+class CrlRefresher:
+    """Asks the lists of now from the moment they are read."""
+
+    what = "revocations"
+
+    def __init__(self, file: CrlFile) -> None:
+        self._file = file
+
+    async def refresh(self, engine: Engine) -> tuple[str, str]:
+        """See `Refresher`."""
+        standing = engine.standing
+        try:
+            found = await asyncio.to_thread(self._file.read, engine.policy)
+        except PqflError as error:
+            return "failed", str(error)
+        if found == standing.revocations:
+            # The roster may name another certificate of ours since.
+            standing.require_own()
+            return "unchanged", ""
+        engine.adopt_revocations(found)
+        standing.require_own()
+        return "ok", ""
+
+
+def crl_file(config: AggregatorConfig) -> CrlFile | None:
+    """Return where the lists are, where there are any."""
+    if config.crl is None:
+        return None
+    return CrlFile(config.crl, load_anchors(config.cacert), config.crl_stale, config.state / "crl.seen")
+
+
+def crl_poller(
+    config: AggregatorConfig, file: CrlFile, policy: Policy, federation: str, report: Report
+) -> CrlPoller | None:
+    """Return what keeps the file current, where there is a source."""
+    if config.crl_url is None:
+        return None
+    anchors = read_public(config.cacert)
+
+    fetch = asking(lambda: (anchors, policy, federation))
+
+    def store(data: bytes) -> bool:
+        return file.store(data, policy)
+
+    return CrlPoller((config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds)
+
+
+def fetch_first(poller: CrlPoller, file: CrlFile) -> None:
+    """Fetch lists where none were kept yet. Raises ``TransportError`` (``crl_unavailable``) where that fails."""
+    if file.path.exists():
+        return
+    asyncio.run(poller.poll())
+    require_first(poller, file.path)

@@ -1,0 +1,65 @@
+"""Who may take part now: whom the roster of the moment lists and no revocation list of the moment names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pqfl_transport.errors import CertificateError
+from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.revocation import Revocations
+from pqfl_transport.pki.roster import Party
+from pqfl_transport.pki.spiffe import Role
+
+# These say that a party is out. A stale list says that nobody knows, which is no reason to strike somebody off.
+_OUT = frozenset({"revoked", "no_certificate", "untrusted"})
+
+
+@dataclass(slots=True)
+class Standing:
+    """What one process knows of its federation; roster and lists are exchanged while it runs."""
+
+    member: Membership
+    clock: Callable[[], float]
+    """Unix seconds."""
+    revocations: Revocations | None = None
+    """``None`` where no list is configured: then the roster alone decides."""
+
+    def party(self, spiffe_uri: str) -> Party:
+        """Return a member in good standing.
+
+        Raises ``MessageError`` (``unknown_sender``) for one that the roster does not list, ``CertificateError`` as
+        `Revocations.check_party` does.
+        """
+        party = self.member.roster.party(spiffe_uri)
+        if self.revocations is not None:
+            self.revocations.check_party(party, self._now())
+        return party
+
+    def parties(self, role: Role) -> list[Party]:
+        """Return the members of a role that are not out, ordered by ID. That a list is stale puts nobody out."""
+        return [party for party in self.member.parties(role) if self.outage(party) is None]
+
+    def outage(self, party: Party) -> CertificateError | None:
+        """Return why a member is out, where it is."""
+        try:
+            if self.revocations is not None:
+                self.revocations.check_party(party, self._now())
+        except CertificateError as error:
+            return error if error.reason in _OUT else None
+        return None
+
+    def require_own(self) -> None:
+        """Raise ``CertificateError`` where this process itself is out: its certificate, or the one the roster names."""
+        if self.revocations is None:
+            return
+        now, identity = self._now(), self.member.identity
+        try:
+            self.revocations.check(identity.certificate, now)
+            self.revocations.check_party(self.member.party, now)
+        except CertificateError as error:
+            if error.reason in _OUT:
+                sentence = f"the certificate of this {identity.id.role.value} itself does not count: {error}"
+                raise CertificateError(sentence, reason=error.reason) from error
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), UTC)

@@ -1,0 +1,151 @@
+"""What a site reads again before every round: the advisory, the roster, and who was revoked.
+
+A file that is broken, older or not its signer's changes nothing and is said. An advisory that leaves nothing, a later
+roster without this site, and an aggregator whose certificate does not count any more are errors: the round is not gone
+on with.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from pqfl_transport.crl_source import asking, require_first
+from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
+from pqfl_transport.net.crl_fetch import CrlPoller, require_url
+from pqfl_transport.participant import Participant
+from pqfl_transport.pki.crl_files import CrlFile
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
+from pqfl_transport.pki.keystore import load_anchors, read_public
+from pqfl_transport.pki.membership import Membership, under_policy
+from pqfl_transport.pki.revocation import Stale
+from pqfl_transport.pki.ruling import Ruling
+from pqfl_transport.pki.standing import Standing
+
+_log = logging.getLogger(__name__)
+
+Load = Callable[[int], Membership]
+"""Reads the membership again; takes the lowest number that the roster may have."""
+
+
+class Upkeep:
+    """Keeps one participant current. ``crls`` and ``poller`` are there where the site checks its aggregator."""
+
+    def __init__(
+        self,
+        participant: Participant,
+        anchors: Sequence[x509.Certificate],
+        ruling: Ruling,
+        roster_path: Path,
+        load: Load,
+        crls: CrlFile | None = None,
+        poller: CrlPoller | None = None,
+    ) -> None:
+        self._participant, self._anchors, self._ruling = participant, anchors, ruling
+        self._roster_path, self._load = roster_path, load
+        self._roster_seen = b""
+        self._crls, self._poller = crls, poller
+        self._next_poll = 0.0
+
+    async def fetch(self) -> None:
+        """Fetch revocation lists where that is due. Raises ``TransportError`` where there never were any."""
+        poller, crls = self._poller, self._crls
+        if poller is None or crls is None or time.monotonic() < self._next_poll:
+            return
+        await poller.poll()
+        self._next_poll = time.monotonic() + poller.seconds_to_next()
+        require_first(poller, crls.path)
+
+    def keep(self) -> None:
+        """Read the files again; may wait for the disk and verifies signatures.
+
+        Raises ``PolicyError`` (``withdrawn``), ``ConfigurationError`` (``not_in_roster``), and ``CertificateError`` as
+        `Revocations.check_party` does for the aggregator.
+        """
+        self._keep_policy()
+        self._keep_roster()
+        self._keep_revocations()
+
+    def _keep_policy(self) -> None:
+        before = self._ruling.policy
+        try:
+            policy = self._ruling.read()
+        except PolicyError:
+            raise
+        except PqflError as error:
+            _log.warning("the advisory changes nothing: %s", error)
+            return
+        if policy != before:
+            participant, advised = self._participant, self._ruling.advised
+            participant.member = under_policy(participant.member, self._anchors, policy, now=datetime.now(UTC))
+            why = "" if advised is None else advised.facts()["why"]
+            _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
+
+    def _keep_roster(self) -> None:
+        participant, former = self._participant, self._participant.member.roster
+        try:
+            data = read_public(self._roster_path, max_bytes=MAX_DOCUMENT_BYTES)
+            if data == self._roster_seen:
+                return
+            member = self._load(former.number)
+            self._roster_seen = data
+            if member.roster.level is not former.level:
+                raise ConfigurationError("another level is taken on by a restart", reason="needs_restart")
+            if member.roster.number == former.number:
+                return
+            member = under_policy(member, self._anchors, self._ruling.policy, now=datetime.now(UTC))
+            participant.take_on(member)
+        except PqflError as error:
+            if isinstance(error, ConfigurationError) and error.reason == "not_in_roster":
+                raise
+            _log.warning("the roster changes nothing: %s", error)
+            return
+        came = ", ".join(sorted(member.roster.parties.keys() - former.parties.keys())) or "nobody"
+        left = ", ".join(sorted(former.parties.keys() - member.roster.parties.keys())) or "nobody"
+        _log.warning("roster %d instead of %d: joined %s; left %s", member.roster.number, former.number, came, left)
+
+    def _keep_revocations(self) -> None:
+        if self._crls is None:
+            return
+        try:
+            self._crls.read(self._ruling.policy)
+        except PqflError as error:
+            if self._crls.revocations is None:
+                raise
+            _log.warning("the revocation lists change nothing: %s", error)
+        Standing(self._participant.member, time.time, self._crls.revocations).party(self._participant.aggregator)
+
+
+def crl_source(
+    path: Path | str | None, url: str | None, stale: Stale | str, anchors_path: Path, ruling: Ruling
+) -> tuple[CrlFile | None, CrlPoller | None]:
+    """Return where a site's revocation lists are, and what keeps that file current, where there are any.
+
+    Raises ``ConfigurationError``.
+    """
+    if path is None:
+        if url is not None:
+            raise ConfigurationError("crl_url needs crl_path, where the last good lists are kept", reason="missing")
+        return None, None
+    if stale not in tuple(Stale):
+        raise ConfigurationError(f"crl_stale {stale!r}: expected {' or '.join(Stale)}", reason="bad_config")
+    crls = CrlFile(Path(path), load_anchors(anchors_path), Stale(stale))
+    if url is None:
+        return crls, None
+    require_url(url, "crl_url")
+    anchors_pem = read_public(anchors_path)
+
+    fetch = asking(lambda: (anchors_pem, ruling.policy, ruling.federation))
+
+    def store(data: bytes) -> bool:
+        return crls.store(data, ruling.policy)
+
+    return crls, CrlPoller((url,), fetch, store, lambda: crls.revocations, _report)
+
+
+def _report(event: str, facts: dict[str, object]) -> None:
+    if event == "crl_fetch_failed" and facts["is_news"]:
+        _log.warning("no revocation list was fetched: %s", facts["detail"])
