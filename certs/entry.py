@@ -13,7 +13,7 @@ from pqfl_transport.pki.chain import key_algorithm_name
 from pqfl_transport.pki.profiles import Usage
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-AUTHORITY_USAGES = ("root", "issuing", "cross", "classical")
+AUTHORITY_USAGES = ("root", "issuing", "cross")
 """What the ledger calls the use of an authority's own certificate."""
 
 

@@ -11,13 +11,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certs.entry import Entry, State, key_sha256_of, sha256_of, to_time
 from certs.folder import AuthorityFolder
-from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.lists import Revoked, sign_crl
@@ -73,7 +70,7 @@ def revoke_entries(
     Raises ``ConfigurationError``: ``already_revoked`` where nothing is left to revoke, ``is_root`` for a root, which
     nobody above it can revoke.
     """
-    if any(entry.usage in {"root", "cross", "classical"} for entry in entries):
+    if any(entry.usage in {"root", "cross"} for entry in entries):
         raise ConfigurationError(
             "nobody can revoke a root: replace it (pqfl ca rotate root), and give everybody a ca.pem without it",
             reason="is_root",
@@ -101,7 +98,7 @@ def make_lists(
     """
     made, pems = [], []
     for certificate, key_path in _issuing_authorities(authority, now):
-        key = _any_key(authority, key_path)
+        key = authority.private_key(key_path)
         one, pem = _next_list(authority, certificate, key, now, timedelta(days=days), at_least_number)
         made.append(one)
         pems.append(pem)
@@ -118,10 +115,9 @@ def _is_called(word: str, party: str) -> bool:
 def _issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[tuple[x509.Certificate, Path]]:
     """Yield every authority that may have leaves which are still valid, with the path of its private key."""
     former = sorted((authority.folder / FORMER_AUTHORITIES).glob("*.pem"))
-    present = [authority.folder / "issuing.pem", *sorted(authority.folder.glob("classical-issuing.pem"))]
     seen: set[str] = set()
     trusted = authority.anchor_fingerprints()
-    for path in (*present, *former):
+    for path in (authority.folder / "issuing.pem", *former):
         certificate = chain.load_certificates(keystore.read_public(path))[0]
         # A new certificate for the same key goes on with the same list; a root's leaves are issuing authorities.
         key = key_sha256_of(certificate)
@@ -136,7 +132,7 @@ def _issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[
 def _next_list(
     authority: AuthorityFolder,
     certificate: x509.Certificate,
-    key: MLDSAPrivateKey | ec.EllipticCurvePrivateKey,
+    key: SigningKey,
     now: datetime,
     validity: timedelta,
     at_least_number: int,
@@ -151,7 +147,7 @@ def _next_list(
         and (entry.usage == Usage.SIGNING or to_time(entry.not_after) + _AFTER_END > now)
     ]  # fmt: skip
     number = max(at_least_number, 1 + max(ledger.list_number(issuer) for issuer in issuers))
-    pem = sign_crl(certificate, key, revoked, number=number, now=now, next_update=now + validity)
+    pem = sign_crl(certificate, key.pyca_key, revoked, number=number, now=now, next_update=now + validity)
     with ledger.writing(now) as book:
         book.number_list(name, number, now + validity)
         book.record("crl", issuer=name, number=number, revoked=len(revoked))
@@ -180,7 +176,7 @@ def _root_list(authority: AuthorityFolder, now: datetime, at_least_number: int, 
     if listed is not None and revoked <= listed and not key_path.exists():
         return keystore.read_public(path)
     key = authority.private_key(key_path)
-    one, pem = _next_list(authority, root, key.pyca_key, now, timedelta(days=ROOT_LIST_DAYS), at_least_number)
+    one, pem = _next_list(authority, root, key, now, timedelta(days=ROOT_LIST_DAYS), at_least_number)
     keystore.write_public(path, pem)
     made.append(one)
     return pem
@@ -193,22 +189,3 @@ def _serials(path: Path) -> set[str] | None:
         return {f"{one.serial_number:x}" for one in x509.load_pem_x509_crl(keystore.read_public(path))}
     except ValueError as error:
         raise ConfigurationError(f"{path}: not a revocation list: {error}", reason="malformed") from error
-
-
-def _any_key(authority: AuthorityFolder, path: Path) -> MLDSAPrivateKey | ec.EllipticCurvePrivateKey:
-    pem = keystore.load_private_pem(path, authority.passphrases)
-    try:
-        key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # An ML-DSA key in another form than its seed alone; and what is none says so.
-        return _signing_key(path, pem)
-    if not isinstance(key, MLDSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise ConfigurationError(f"{path}: a key of {type(key).__name__} signs no lists here", reason="bad_key")
-    return key
-
-
-def _signing_key(path: Path, pem: bytes) -> MLDSAPrivateKey:
-    try:
-        return SigningKey.from_pem(pem).pyca_key
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error

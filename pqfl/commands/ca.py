@@ -30,6 +30,7 @@ from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.pki.statements import MAX_STATEMENT_BYTES
+from pqfl_transport.pki.tokens import SERVICE_NAME
 from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import DEFAULT_LEVEL, Verdict, Withdrawal
 
@@ -162,6 +163,8 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
 
     The private keys are made here and leave in OUT: hand that folder over safely and keep no copy.
     """
+    if profile == "gateway" and name == SERVICE_NAME:
+        raise click.UsageError(f"--name {SERVICE_NAME} is the enrolment service's: `pqfl ca serve` makes it itself")
     if weight_cap is not None and profile != "site":
         raise click.UsageError(f"--weight-cap is for sites; profile {profile} sends no updates")
     passphrase = new_passphrase(f"the keys in {out}", new_passphrase_file, environment=False) if encrypt else None
@@ -324,7 +327,7 @@ def _tell_issued(authority: Authority, issued: Issued) -> None:
     names = ", ".join(path.name for path in _secrets(issued))
     click.echo(f"  SECRET        {names}: hand the folder over safely and keep no copy")
     if issued.roster_number is None:
-        click.echo(f"The roster does not change: a {issued.id.role.value} is not in it.")
+        click.echo(f"The roster does not change: no {issued.id.role.value} is in it.")
     else:
         click.echo(f"Roster number {issued.roster_number}: give {authority.roster_path} to every party again.")
 

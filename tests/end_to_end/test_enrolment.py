@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pqfl.demo.processes import Crew, Process
+from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.tokens import JoinToken
 from tests.support.commands import good, refused
 from tests.support.pki import Federation, make_federation
@@ -122,7 +123,13 @@ def test_a_hub_killed_meanwhile_loses_nothing(federation: Federation, tmp_path: 
         refused(*words, address, status=1)
         _, address = start_hub(crew, federation, name="again")
         good(*words, address)
+        # The root has not decided yet. When it has, the roster names the key that was made at the site.
+        assert federation.site_uri("west") not in federation.authority.roster().parties
+        good("ca", "roster", "sign", "--yes", "--dir", federation.ca)
+        party = federation.authority.roster().party(federation.site_uri("west"))
+        assert party.signing_key == load_signing_identity(tmp_path / "west").key.verifying_key
         good("renew", "--identity", tmp_path / "west", "--hub", address)
+        assert party.signing_key == load_signing_identity(tmp_path / "west").key.verifying_key
     assert len(federation.authority.ledger.entries(party=federation.site_uri("west"))) == 4
 
 

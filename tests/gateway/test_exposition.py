@@ -103,6 +103,13 @@ def test_revocation_lists_can_be_watched() -> None:
     assert 'pqfl_crl_fetch_total{result="failed"} 1' in page
 
 
+def test_renewals_can_be_watched() -> None:
+    """How often the own certificate was renewed, and how often that failed."""
+    page = prometheus(snapshot() | {"renewals": {"ok": 2, "failed": 1}})
+    assert 'pqfl_certificate_renewals_total{result="ok"} 2' in page
+    assert 'pqfl_certificate_renewals_total{result="failed"} 1' in page
+
+
 def test_policy_and_advisory_can_be_watched() -> None:
     """Which policy is in force, how often it changed, until when its advisory is good, and whether all is suspended."""
     page = prometheus(snapshot())

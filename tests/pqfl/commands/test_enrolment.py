@@ -5,7 +5,7 @@ import pytest
 
 from pqfl_transport.errors import TransportError
 from pqfl_transport.pki.tokens import JoinToken
-from tests.support.commands import good, refused
+from tests.support.commands import good, pqfl, refused
 from tests.support.enrolment import serving
 from tests.support.pki import Federation, make_federation
 
@@ -34,12 +34,18 @@ def test_a_token_that_could_not_be_used_is_not_made(
     federation: Federation, words: tuple[str, ...], named: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A name in use, a name that is none, and a span that is none are refused, each by its flag."""
-    from tests.support.commands import pqfl  # noqa: PLC0415
-
     done = pqfl("ca", "token", "--dir", federation.ca, *words)
     assert done.returncode == 2
     assert named in done.stderr
     assert capfd.readouterr().out == ""
+
+
+def test_the_name_of_the_service_is_reserved(federation: Federation, tmp_path: Path) -> None:
+    """Nobody is issued a certificate with which he could play the enrolment service."""
+    words = ("ca", "issue", "--dir", federation.ca, "--profile", "gateway", "--name", "enrolment")
+    done = pqfl(*words, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "pqfl ca serve" in done.stderr
 
 
 def test_approving_by_hand(federation: Federation, tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_a_good_identity_is_loaded_and_knows_itself(federation: Federation) -> N
     assert "PRIVATE KEY" not in repr(config)
 
 
+def test_only_a_client_may_be_nobody(federation: Federation) -> None:
+    """A client can do without a certificate, where it trusts somebody; a server never can."""
+    nobody = TlsIdentity.of_nobody(federation.ca_pem.read_bytes())
+    config = configure(nobody, Role.CLIENT)
+    assert config.own.id is None
+    TlsContext(config)
+    with pytest.raises(ConfigurationError):
+        configure(nobody, Role.SERVER)
+    with pytest.raises(ConfigurationError):
+        TlsContext(configure(TlsIdentity.of_nobody(b""), Role.CLIENT))
+
+
 @pytest.mark.parametrize("which", ["cert_path", "key_path", "ca_path"])
 def test_missing_and_malformed_files_are_named(federation: Federation, tmp_path: Path, which: str) -> None:
     """A file that is not there, or is something else, is an error with its path."""
