@@ -18,7 +18,7 @@ from pqfl_transport.algorithms import find
 from pqfl_transport.content.receiving_keys import ENCRYPTED_LABEL, MAX_KEYS, MAX_RING_BYTES, ReceivingKeys
 from pqfl_transport.content.recipients import PRIVATE_LABEL, PUBLIC_LABEL, RecipientKey
 from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
-from pqfl_transport.crypto.pyca import VerifyingKey
+from pqfl_transport.crypto.pyca import FINGERPRINT_BYTES, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PqflError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, decode_base64, parse_object
@@ -177,6 +177,8 @@ def _of_document(path: Path, data: bytes, cacert: Path | None) -> Iterator[KeyFa
             yield from _of_party(path, party, remark)
     elif kind == "round/v1":
         signer = bytes.fromhex(_text(document, "signer"))
+        if len(signer) != FINGERPRINT_BYTES:
+            raise MessageError("the document's signer is no fingerprint", reason="malformed")
         yield KeyFacts(str(path), "signing key", "", signer, owner=_text(payload, "aggregator"), remark=remark)
         if payload.get("receiving_key"):
             owner = f"{_text(payload, 'aggregator')}, round {payload.get('round')}"
