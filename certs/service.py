@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aiohttp import web
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.app import make_app
@@ -30,7 +31,7 @@ from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
-from pqfl_transport.pki.chain import key_algorithm_name
+from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.renewing import renew_at
 from pqfl_transport.pki.swapping import replace_together
 from pqfl_transport.pki.tokens import SERVICE_NAME, service_id
@@ -133,7 +134,7 @@ async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: Even
 class OwnIdentity:
     """The service's certificate and key: made when it is first started, renewed at two thirds of their life.
 
-    And at once where the authority has another level by now.
+    And as soon as another issuing authority is in use, which every party knows by then.
     """
 
     def __init__(
@@ -149,8 +150,7 @@ class OwnIdentity:
         if not self.folder.exists():
             self._authority.issue(profile=_PROFILE, name=SERVICE_NAME, out=self.folder, now=now)
         identity = self._identity()
-        is_of_level = key_algorithm_name(identity.leaf) == leaf_algorithm(self._authority.policy)
-        if (renew_at(identity.leaf) <= now or not is_of_level) and now <= identity.leaf.not_valid_after_utc:
+        if self._is_due(identity.leaf, now) and now <= identity.leaf.not_valid_after_utc:
             self._renew(identity, now)
             identity = self._identity()
         allowed = AllowedPeers(uris=(f"spiffe://{self._authority.federation}/**",))
@@ -158,6 +158,11 @@ class OwnIdentity:
             Role.SERVER, identity, self._policy or self._authority.policy, allowed, admits_strangers=True,
             clock=self._clock,
         )  # fmt: skip
+
+    def _is_due(self, leaf: x509.Certificate, now: datetime) -> bool:
+        # One of an issuing authority that was replaced ends for every party when that authority is retired.
+        issuing = keystore.load_certificate(self._authority.folder / "issuing.pem", now=now)
+        return renew_at(leaf) <= now or not chain.is_signed_by(leaf, issuing)
 
     def _identity(self) -> TlsIdentity:
         # The authorities as they are now: after a rotation there are more of them than in the service's own folder.

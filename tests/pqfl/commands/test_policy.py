@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from pqfl.commands.policy import policy_group
 from pqfl_transport.errors import PqflError
-from pqfl_transport.policy import POLICIES
+from pqfl_transport.policy import POLICIES, for_level
 from tests.pqfl_transport.policy.test_files import CLASSICAL, GOOD
 from tests.support.advisories import publish
 from tests.support.pki import Federation, make_federation
