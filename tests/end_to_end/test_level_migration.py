@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from pqfl.demo.processes import Crew
+from pqfl.demo.processes import Crew, Process
 from pqfl_transport.pki import keystore
 from tests.support.commands import good, refused
 from tests.support.pki import Federation, make_federation
@@ -146,15 +146,20 @@ def start_all(crew: Crew, federation: Federation, target: str) -> Scene:
     return Scene(federation, [gateway, *sites])
 
 
+def start_hub(crew: Crew, ca: Path, *words: str) -> tuple[Process, str]:
+    """Start the enrolment service; return it and its address."""
+    hub = crew.start(
+        "hub", "-m", "pqfl", "ca", "serve", "--dir", str(ca), "--listen", "127.0.0.1:0", "--log-format", "json", *words
+    )
+    return hub, hub.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)["address"]
+
+
 def move(crew: Crew, scene: Scene) -> None:
     """Type what certs/README.md says, up to the roster of the new level."""
     ca = scene.federation.ca
+    good("policy", "show", MOVING)
     scene.everywhere(BOTH)
-    hub = crew.start(
-        "hub", "-m", "pqfl", "ca", "serve", "--dir", str(ca), "--listen", "127.0.0.1:0", "--log-format", "json",
-        "--policy", str(MOVING),
-    )  # fmt: skip
-    address = hub.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)["address"]
+    hub, address = start_hub(crew, ca, "--policy", str(MOVING))
     good("ca", "rotate", "issuing", "--dir", ca, "--level", "high", "--announce")
     scene.everywhere(BOTH)
     good("ca", "rotate", "issuing", "--dir", ca)
@@ -170,6 +175,7 @@ def move(crew: Crew, scene: Scene) -> None:
     good("ca", "roster", "sign", "--dir", ca, "--yes")
     assert set(algorithms(scene.federation).values()) == {"ML-DSA-65"}
     good("ca", "roster", "sign", "--dir", ca, "--level", "high", "--yes")
+    hub.end()
 
 
 def algorithms(federation: Federation) -> dict[str, str]:
@@ -203,6 +209,9 @@ def test_a_federation_moves_to_a_higher_level(tmp_path: Path) -> None:
                 good("ca", "retire", "--dir", federation.ca, "--force")
                 scene.everywhere(HIGH)
                 exchange(renewed)
+            # The ordinary state: no policy of the migration anywhere, and renewals go on.
+            _, address = start_hub(crew, federation.ca)
+            good("renew", "--identity", first.folder, "--hub", address)
             wanted = seen.short + 3
             while seen.short < wanted and len(seen.lost) == 1:
                 seen.over.wait(0.05)
