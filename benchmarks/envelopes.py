@@ -9,9 +9,6 @@ signature, by the same library. Rows of other KEMs need liboqs and are left out,
 
 import argparse
 import os
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from support.machine import describe, markdown
+from support.turns import Subjects, take_turns
 
 from pqfl_transport.algorithms import CONTENT_SUITES
 from pqfl_transport.content.batch import BatchSealer, Workers
@@ -46,8 +44,6 @@ EXPERIMENTAL = (
     "pqfl/v1/x-classicmceliece460896f-x25519-mldsa65",
     "pqfl/v1/x-classicmceliece6688128f-x25519-mldsa87",
 )
-
-Subjects = dict[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -82,19 +78,6 @@ def parameters(suite: str = SUITE) -> EnvelopeParameters:
     return EnvelopeParameters(
         suite=suite, federation="bench", sender="spiffe://bench/site/a", direction="update", policy=policy
     )
-
-
-def take_turns(subjects: Subjects, runs: int, repeat: int) -> dict[str, float]:
-    """Return the median seconds of each subject, over turns of ``repeat`` calls each."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for number in range(runs + 1):
-        for name, subject in subjects.items():
-            began = time.perf_counter()
-            for _ in range(repeat):
-                subject()
-            if number:
-                seconds[name].append((time.perf_counter() - began) / repeat)
-    return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def small(runs: int) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aiohttp import web
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.app import make_app
@@ -30,6 +31,7 @@ from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.renewing import renew_at
 from pqfl_transport.pki.swapping import replace_together
 from pqfl_transport.pki.tokens import SERVICE_NAME, service_id
@@ -121,7 +123,10 @@ async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: Even
 
 
 class OwnIdentity:
-    """The service's certificate and key: made when it is first started, renewed at two thirds of their life."""
+    """The service's certificate and key: made when it is first started, renewed at two thirds of their life.
+
+    And as soon as another issuing authority is in use, which every party knows by then.
+    """
 
     def __init__(self, authority: Authority, clock: Callable[[], datetime] = _system_clock) -> None:
         self._authority, self._clock = authority, clock
@@ -134,13 +139,18 @@ class OwnIdentity:
         if not self.folder.exists():
             self._authority.issue(profile=_PROFILE, name=SERVICE_NAME, out=self.folder, now=now)
         identity = self._identity()
-        if renew_at(identity.leaf) <= now <= identity.leaf.not_valid_after_utc:
+        if self._is_due(identity.leaf, now) and now <= identity.leaf.not_valid_after_utc:
             self._renew(identity, now)
             identity = self._identity()
         allowed = AllowedPeers(uris=(f"spiffe://{self._authority.federation}/**",))
         return TlsConfig(
             Role.SERVER, identity, self._authority.policy, allowed, admits_strangers=True, clock=self._clock
         )
+
+    def _is_due(self, leaf: x509.Certificate, now: datetime) -> bool:
+        # One of an issuing authority that was replaced ends for every party when that authority is retired.
+        issuing = keystore.load_certificate(self._authority.folder / "issuing.pem", now=now)
+        return renew_at(leaf) <= now or not chain.is_signed_by(leaf, issuing)
 
     def _identity(self) -> TlsIdentity:
         # The authorities as they are now: after a rotation there are more of them than in the service's own folder.

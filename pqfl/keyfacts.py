@@ -12,18 +12,13 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_der_private_key,
-    load_der_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from pqfl_transport.algorithms import find
 from pqfl_transport.content.receiving_keys import ENCRYPTED_LABEL, MAX_KEYS, MAX_RING_BYTES, ReceivingKeys
 from pqfl_transport.content.recipients import PRIVATE_LABEL, PUBLIC_LABEL, RecipientKey
-from pqfl_transport.crypto import armour, pkcs8
-from pqfl_transport.crypto.pyca import VerifyingKey
+from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
+from pqfl_transport.crypto.pyca import FINGERPRINT_BYTES, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PqflError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, decode_base64, parse_object
@@ -128,12 +123,7 @@ def _of_pkcs8(path: Path, block: armour.Block, passphrases: PassphraseSource | N
         pem = armour.encode(block.label, block.data)
         plain = unlocked(str(path), passphrases, lambda phrase: pkcs8.decrypt(pem, phrase))
         der = armour.decode(plain, pkcs8.PLAIN_LABEL, max_bytes=pkcs8.MAX_PEM_BYTES)
-    try:
-        public = load_der_private_key(der, None).public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"not a private key: {str(error).partition('. ')[0]}", reason="bad_key") from error
-    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    facts = _of_spki(path, spki, "private key")
+    facts = _of_spki(path, mldsa_keys.public_half(der), "private key")
     return KeyFacts(str(path), facts.kind, facts.algorithm, facts.fingerprint, private=True, encrypted=encrypted)
 
 
@@ -187,6 +177,8 @@ def _of_document(path: Path, data: bytes, cacert: Path | None) -> Iterator[KeyFa
             yield from _of_party(path, party, remark)
     elif kind == "round/v1":
         signer = bytes.fromhex(_text(document, "signer"))
+        if len(signer) != FINGERPRINT_BYTES:
+            raise MessageError("the document's signer is no fingerprint", reason="malformed")
         yield KeyFacts(str(path), "signing key", "", signer, owner=_text(payload, "aggregator"), remark=remark)
         if payload.get("receiving_key"):
             owner = f"{_text(payload, 'aggregator')}, round {payload.get('round')}"

@@ -13,7 +13,7 @@ from typing import cast
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pqfl_transport.errors import PeerError, TransportError
+from pqfl_transport.errors import PeerError, PlatformError, TransportError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.enrolment import MAX_MESSAGE_BYTES
@@ -81,7 +81,9 @@ class Hub:
         )
         try:
             connection.connect()
-            binding = cast("TlsSocket", connection.sock).get_channel_binding(_CHANNEL_BINDING) or b""
+            binding = cast("TlsSocket", connection.sock).get_channel_binding(_CHANNEL_BINDING)
+            if not binding:
+                raise PlatformError("this TLS library gives no exporter to bind a request to", reason="no_exporter")
             connection.request(method, path, make(binding) or None, {"Content-Type": "application/json"})
             response = connection.getresponse()
             body = response.read(max_bytes + 1)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, mlkem, x25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pqfl_transport.algorithms import Kind, find
+from pqfl_transport.crypto import mldsa_keys
 from pqfl_transport.crypto.contexts import Context
 from pqfl_transport.errors import ConfigurationError, MessageError
 
@@ -98,10 +99,13 @@ class SigningKey:
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
-        """Parse a PKCS#8 PEM, unencrypted, in seed form. Raises ``ConfigurationError`` naming what it found."""
+        """Parse a PKCS#8 PEM, unencrypted, that holds the seed. Raises ``ConfigurationError`` naming what it found."""
         try:
             key = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            found = mldsa_keys.seed_of(pem)
+            if found is not None:
+                return cls.from_seed(*found)
             said = str(error).partition(". ")[0]
             raise ConfigurationError(
                 f"not an unencrypted PKCS#8 private key that holds its seed (RFC 9881 §6): {said}", reason="bad_key"

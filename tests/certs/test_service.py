@@ -39,6 +39,23 @@ def test_the_service_renews_its_own_certificate(federation: Federation) -> None:
     TlsContext(later)
 
 
+def test_the_service_follows_the_issuing_authority(federation: Federation) -> None:
+    """Another one that is in use certifies the service at once, and again where it was retired while nobody served."""
+    own = OwnIdentity(federation.authority)
+    first = own.load().identity
+    federation.authority.rotate_issuing(announce=True)
+    assert own.load().identity.certificate_pem == first.certificate_pem
+    federation.authority.rotate_issuing()
+    second = own.load().identity
+    assert second.certificate_pem != first.certificate_pem
+    assert own.load().identity == second
+    federation.authority.rotate_issuing()
+    federation.authority.retire(force=True)
+    config = own.load()
+    assert chain.verifying_key(config.identity.leaf) != chain.verifying_key(second.leaf)
+    TlsContext(config)
+
+
 def test_a_certificate_that_ended_meanwhile_is_an_error(federation: Federation) -> None:
     """A service that slept through its own renewal says which file to look at."""
     OwnIdentity(federation.authority).load()

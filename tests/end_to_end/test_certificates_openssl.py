@@ -3,15 +3,23 @@
 import os
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.pki import chain
+from pqfl_transport.errors import ConfigurationError, MessageError
+from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.requests import make_request, open_request
+from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
-from tests.support import pki
+from tests.support import classical, pki
 from tests.support.openssl import find_openssl
 
 
@@ -170,3 +178,100 @@ def test_what_openssl_makes_is_read_by_us(openssl: str, federation: pki.Federati
     (made,) = chain.load_certificates((tmp_path / "pem").read_bytes())
     assert chain.is_self_signed(made)
     assert chain.key_algorithm_name(made) == chain.signature_algorithm_name(made) == leaf
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("form", ["seed-only", "priv-only", "seed-priv"])
+@pytest.mark.parametrize("algorithm", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_openssls_private_keys_are_read(
+    openssl: str, tmp_path: Path, algorithm: str, form: str, encrypted: bool
+) -> None:
+    """RFC 9881 §6: keys with their seed sign here, keys without are known by name, and both are usable in TLS."""
+    path = tmp_path / "key"
+    protection = ("-aes-256-cbc", "-pass", "pass:correct horse") if encrypted else ()
+    formats = ("-provparam", f"ml-dsa.output_formats={form}")
+    done = run(openssl, "genpkey", "-algorithm", algorithm, *formats, *protection, "-out", path)
+    assert done.returncode == 0, done.stderr
+    path.chmod(0o600)
+    public = run(openssl, "pkey", "-pubout", "-in", path, "-passin", "pass:correct horse").stdout
+    spki = armour.decode(public.encode(), "PUBLIC KEY")
+    if form == "priv-only":
+        with pytest.raises(ConfigurationError, match=f"an {algorithm} key in expanded form, without its seed"):
+            keystore.load_signing_key(path, fixed("correct horse"))
+    else:
+        assert keystore.load_signing_key(path, fixed("correct horse")).verifying_key.spki == spki
+    pem = keystore.load_private_pem(path, fixed("correct horse"))
+    assert mldsa_keys.public_half(armour.decode(pem, pkcs8.PLAIN_LABEL)) == spki
+
+
+def test_our_requests_verify(openssl: str, federation: pki.Federation, tmp_path: Path) -> None:
+    """OpenSSL finds that the key signed its request, which name it asks for, and one changed bit."""
+    leaf = for_level(federation.authority.level).leaf_keys[0]
+    party = SpiffeId.parse(federation.site_uri("bank-a"))
+    request = make_request(party, SigningKey.generate(leaf))
+    (tmp_path / "good").write_bytes(request)
+    done = run(openssl, "req", "-inform", "DER", "-in", tmp_path / "good", "-noout", "-verify", "-text")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert f"Signature Algorithm: {leaf} " in said
+    assert f"X509v3 Subject Alternative Name: critical URI:{party} " in said
+    (tmp_path / "bad").write_bytes(request[:-1] + bytes([request[-1] ^ 1]))
+    done = run(openssl, "req", "-inform", "DER", "-in", tmp_path / "bad", "-noout", "-verify")
+    assert done.returncode != 0
+    assert "verify failure" in done.stderr
+
+
+def test_openssls_requests_are_read(openssl: str, federation: pki.Federation, tmp_path: Path) -> None:
+    """A site that makes keys and request with OpenSSL alone proves possession to us, and asks for its name alone."""
+    leaf = for_level(federation.authority.level).leaf_keys[0]
+    party = SpiffeId.parse(federation.site_uri("bank-a"))
+    key, made = tmp_path / "key", tmp_path / "request"
+    for names, reason in ((f"URI:{party}", None), (f"URI:{party},DNS:hub", "wrong_name")):
+        done = run(
+            openssl, "req", "-new", "-newkey", leaf, "-noenc", "-keyout", key, "-subj", "/", "-outform", "DER",
+            "-addext", f"subjectAltName=critical,{names}", "-out", made,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        if reason is None:
+            assert open_request(made.read_bytes(), party, "it") == SigningKey.from_pem(key.read_bytes()).verifying_key
+        else:
+            with pytest.raises(MessageError) as caught:
+                open_request(made.read_bytes(), party, "it")
+            assert caught.value.reason == reason
+
+
+def test_revocation_lists_verify_and_revoke(openssl: str, federation: pki.Federation, tmp_path: Path) -> None:
+    """OpenSSL takes the list as the issuing authority's, and by it refuses who was revoked and nobody else."""
+    revoked = federation.site("bank-a") / "tls.pem"
+    crl = tmp_path / "crl.pem"
+    crl.write_bytes(revocation_list(federation, revoked))
+    done = run(openssl, "crl", "-in", crl, "-CAfile", federation.ca_pem, "-noout", "-text")
+    assert done.returncode == 0, done.stderr
+    assert "verify OK" in done.stderr
+    said = " ".join(done.stdout.split())
+    assert f"Signature Algorithm: {for_level(federation.authority.level).leaf_keys[0]} " in said
+    assert "X509v3 CRL Number: " in said
+    for certificate, refused in ((revoked, True), (federation.gateway / "tls.pem", False)):
+        done = run(openssl, "verify", "-crl_check", "-CRLfile", crl, "-CAfile", federation.ca_pem, certificate)
+        assert (done.returncode != 0) is refused
+        assert ("certificate revoked" in done.stderr) is refused
+
+
+def test_a_changed_revocation_list_is_refused(openssl: str, federation: pki.Federation, tmp_path: Path) -> None:
+    """One bit of its signature, and it is nobody's."""
+    der = bytearray(x509.load_pem_x509_crl(revocation_list(federation)).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    (tmp_path / "crl.der").write_bytes(der)
+    done = run(openssl, "crl", "-inform", "DER", "-in", tmp_path / "crl.der", "-CAfile", federation.ca_pem, "-noout")
+    assert "verify failure" in done.stderr
+
+
+def revocation_list(federation: pki.Federation, *revoked: Path) -> bytes:
+    """A list of the federation's issuing authority."""
+    own = pki.federation_signer(federation)
+    serials = {chain.load_certificates(path.read_bytes())[0].serial_number: None for path in revoked}
+    identifier = chain.find_extension(own.certificate, x509.SubjectKeyIdentifier)
+    assert identifier is not None
+    by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    signer = classical.Signer(own.certificate, own.key)
+    return classical.pem(classical.make_crl(signer, revoked=serials, begin=datetime.now(UTC), extensions=[(by, False)]))

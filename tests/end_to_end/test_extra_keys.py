@@ -15,6 +15,7 @@ import pytest
 from pqfl.demo.processes import Crew, Process
 from pqfl_transport.client import BlockingFederatedClient
 from tests.support import classical
+from tests.support.aggregators import start_aggregator, write_config
 from tests.support.keymanagers import (
     ENDS,
     LINK,
@@ -205,32 +206,15 @@ def test_a_manager_that_is_down(hubs: Hubs, tmp_path: Path) -> None:
 def test_a_round_whose_updates_need_a_key_of_the_link(hubs: Hubs, tmp_path: Path) -> None:
     """A site behind one manager, `pqfl aggregator` behind the other: the log names the key of the update it took."""
     federation = make_federation(tmp_path / "federation", sites=("bank-a",))
-    np.savez(tmp_path / "model.npz", **MODEL)  # type: ignore[arg-type]
     for end, peer in (("south", federation.site_uri("bank-a")), ("north", federation.aggregator_uri)):
         (tmp_path / f"{end}.toml").write_text(
             f'[used]\nfile = "{end}-used.db"\n{hubs.network.section(end)}'
             f'[[peer]]\nid = "{peer}"\nenvelopes = ["update"]\nmode = "require"\nkeys = ["qkd:{LINK}"]\n'
         )
-    config = tmp_path / "aggregator.toml"
-    config.write_text(f"""
-[aggregator]
-listen = "127.0.0.1:0"
-identity = "{federation.aggregator}"
-roster = "{federation.roster}"
-state = "state"
-audit = "audit.jsonl"
-[model]
-initial = "model.npz"
-[rounds]
-count = 1
-quorum = 1
-[keys]
-file = "south.toml"
-""")
+    config = write_config(federation, tmp_path, listen="127.0.0.1:0", model=MODEL, more='[keys]\nfile = "south.toml"\n')
     (tmp_path / "logs").mkdir()
     with Crew(tmp_path / "logs") as crew:
-        hub = crew.start("aggregator", "-m", "pqfl", "aggregator", "--config", str(config), "--log-format", "json")
-        address = hub.wait_for(lambda event: event.get("event") == "listening", 20)["address"]
+        hub, address = start_aggregator(crew, config)
         with BlockingFederatedClient(
             f"http://{address}", identity_dir=federation.site("bank-a"), roster_path=federation.roster,
             retry_seconds=20, keys_path=tmp_path / "north.toml",

@@ -2,51 +2,22 @@
 
 import base64
 import json
-import os
-import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.go import build_go
 from tests.support.vectors import FOLDER, files, load
 
 READER = FOLDER.parents[1] / "independent_reader"
-LEAST_GO = (1, 26)
-"""The first whose standard library has HPKE with post-quantum KEMs."""
-
-
-def go_or_skip() -> str:
-    """Return the path of a Go that is new enough, or skip and say what is missing."""
-    found = shutil.which("go")
-    if found is None:
-        pytest.skip("the independent reader is in Go, and no `go` is on the path")
-    said = subprocess.run([found, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
-    version = re.match(r"go(\d+)\.(\d+)", said)
-    if version is None or (int(version[1]), int(version[2])) < LEAST_GO:
-        pytest.skip(f"the independent reader needs Go 1.26 or later, this is {said.strip() or 'unknown'}")
-    return found
 
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reader, built once."""
-    go = go_or_skip()
-    # No other toolchain is fetched in place of the one that is here.
-    environment = os.environ | {"GOTOOLCHAIN": "local"}
-    fetched = subprocess.run(
-        [go, "mod", "download"], cwd=READER, env=environment, capture_output=True, text=True, check=False
-    )
-    if fetched.returncode:
-        pytest.skip(f"the independent reader's modules cannot be fetched: {fetched.stderr.strip()[-300:]}")
-    program = tmp_path_factory.mktemp("reader") / "independent_reader"
-    built = subprocess.run(
-        [go, "build", "-o", str(program), "."], cwd=READER, env=environment, capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stderr
-    return program
+    return build_go(READER, tmp_path_factory.mktemp("reader"))
 
 
 def read(reader: Path, path: Path) -> list[dict[str, Any]]:

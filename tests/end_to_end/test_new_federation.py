@@ -1,9 +1,7 @@
 """`new-federation.sh`: one command makes everything a small federation starts with, or nothing."""
 
-import os
 import stat
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,16 +10,14 @@ import pytest
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.profiles import PROFILES
 from pqfl_transport.policy import for_level
+from tests.support.scripts import run_script
 
-SCRIPT = Path(__file__).resolve().parents[2] / "certs" / "scripts" / "new-federation.sh"
 SITES = ("bank-a", "bank-b")
 
 
-def run(*arguments: object, pqfl: str = f"{sys.executable} -m pqfl") -> subprocess.CompletedProcess[str]:
-    """Run the script with this interpreter's `pqfl`."""
-    command = [str(SCRIPT), *map(str, arguments)]
-    environment = os.environ | {"PQFL": pqfl}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with this interpreter's `pqfl`, or with another command."""
+    return run_script("new-federation.sh", *arguments, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +86,7 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_missing_command_leaves_nothing(tmp_path: Path) -> None:
     """Without `pqfl` the script says so and leaves no folder."""
-    done = run(tmp_path / "ring", "bank-ring", "bank-a", pqfl="pqfl-is-not-installed")
+    done = run(tmp_path / "ring", "bank-ring", "bank-a", PQFL="pqfl-is-not-installed")
     assert done.returncode != 0
     assert "pqfl-is-not-installed" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -4,12 +4,10 @@ They run with `openssl_conf/native.cnf`, and with classical settings for what ha
 """
 
 import os
-import re
 import signal
 import socket
-import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,8 +15,10 @@ import psutil
 import pytest
 
 from pqfl.demo.processes import Crew, Event, Process
+from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
 from tests.support.openssl import find_openssl
 from tests.support.pki import Federation, make_federation
+from tests.support.tools import Tool, running
 
 NATIVE = Path(__file__).resolve().parents[2] / "openssl_conf" / "native.cnf"
 _DEADLINE_SECONDS = 30
@@ -42,51 +42,10 @@ def crew(tmp_path: Path) -> Iterator[Crew]:
         yield processes
 
 
-class Tool:
-    """A running `openssl` command. One that hangs is killed, so that reading from it always ends."""
-
-    def __init__(self, command: Sequence[str], configuration: Path | str) -> None:
-        self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
-            env=os.environ | {"OPENSSL_CONF": str(configuration)},
-        )  # fmt: skip
-        self.said = ""
-        self._watchdog = threading.Timer(_DEADLINE_SECONDS, self.child.kill)
-        self._watchdog.start()
-
-    def send(self, line: str) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.write(line + "\n")
-        self.child.stdin.flush()
-
-    def read_until(self, pattern: str) -> re.Match[str]:
-        """Read lines until one matches."""
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
-            self.said += line
-            if found := re.search(pattern, line):
-                return found
-        raise AssertionError(f"{pattern!r} does not come; it said:\n{self.said}")
-
-    def finish(self) -> int:
-        """Give it no more input and return its exit status; all it said is in `said`."""
-        rest, _ = self.child.communicate(timeout=_DEADLINE_SECONDS)
-        self.said += rest
-        return self.child.returncode
-
-    def close(self) -> None:
-        self._watchdog.cancel()
-        self.child.kill()
-        self.child.communicate()
-
-
 @contextmanager
 def tool(*command: object, configuration: Path | str = NATIVE) -> Iterator[Tool]:
-    running = Tool([str(part) for part in command], configuration)
-    try:
-        yield running
-    finally:
-        running.close()
+    with running(*command, environment={"OPENSSL_CONF": str(configuration)}) as started:
+        yield started
 
 
 def who(folder: Path, federation: Federation) -> tuple[object, ...]:
@@ -174,6 +133,37 @@ def test_s_server_behind_a_sites_sidecar(openssl: str, federation: Federation, c
     for line in ("Protocol version: TLSv1.3", "Verification: OK", "Signature type: mldsa65"):
         assert line in server.said
     assert (event["peer"], event["group"]) == (federation.gateway_uri, "X25519MLKEM768")
+
+
+@pytest.mark.parametrize("level", list(SecurityLevel))
+def test_every_level_in_both_directions(openssl: str, crew: Crew, tmp_path: Path, level: SecurityLevel) -> None:
+    """With the level's first group and keys, OpenSSL's client reaches our gateway and our sidecar OpenSSL's server."""
+    made = make_federation(tmp_path / "federation", level=level, sites=("bank-a",))
+    site, policy = made.site("bank-a"), for_level(level)
+    only = ("-groups", policy.groups[0])
+    with shouting_server() as target:
+        process, address = sidecar(crew, "server", made.gateway, "--target", target, "--allow-all", "--level", level)
+        command = (openssl, "s_client", "-connect", address, "-brief", *only, *who(site, made))
+        with tool(*command, configuration=os.devnull) as client:
+            client.send("a first line")
+            client.read_until("^A FIRST LINE$")
+            assert client.finish() == 0
+        events = [seen(process, "connection")]
+    command = (openssl, "s_server", "-accept", "127.0.0.1:0", "-rev", "-Verify", "2", "-naccept", "1", *only)
+    with tool(*command, *who(made.gateway, made), configuration=os.devnull) as server:
+        port = server.read_until(r"^ACCEPT .*:(\d+)$")[1]
+        target_flags = ("--target", f"127.0.0.1:{port}", "--verify-uri", made.gateway_uri, "--level", level)
+        process, address = sidecar(crew, "client", site, *target_flags)
+        host, _, own_port = address.rpartition(":")
+        with socket.create_connection((host, int(own_port)), _DEADLINE_SECONDS) as plain:
+            plain.sendall(b"drawer\n")
+            with plain.makefile("rb") as stream:
+                assert stream.readline() == b"reward\n"
+        events.append(seen(process, "connection"))
+    algorithm = leaf_algorithm(policy)
+    for event in events:
+        found = event["group"], event["own_sigalg"], event["peer_sigalg"]
+        assert found == (policy.groups[0], algorithm, algorithm)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from pqfl.demo.processes import Crew, Process
 from pqfl_transport import exchange
 from pqfl_transport.client import FederatedClient, RoundInfo
+from tests.support.aggregators import start_aggregator, write_config
 from tests.support.pki import Federation, make_federation
 from tests.support.sidecars import Running, identity, start, start_client
 
@@ -72,29 +73,13 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 @pytest.fixture
 def deployment(federation: Federation, tmp_path: Path) -> Iterator[Deployment]:
     (tmp_path / "logs").mkdir()
-    np.savez(tmp_path / "model.npz", **MODEL)  # type: ignore[arg-type]
-    config = tmp_path / "aggregator.toml"
-    config.write_text(f"""
-[aggregator]
-listen = "unix:{tmp_path}/aggregator.sock"
-identity = "{federation.aggregator}"
-roster = "{federation.roster}"
-state = "state"
-audit = "audit.jsonl"
-[model]
-initial = "model.npz"
-[rounds]
-count = 1
-quorum = 1
-deadline_seconds = 120
-""")
+    config = write_config(
+        federation, tmp_path, listen=f"unix:{tmp_path}/aggregator.sock", model=MODEL, deadline_seconds=120
+    )
     with Crew(tmp_path / "logs") as crew:
-        aggregator = crew.start(
-            "aggregator", "-m", "pqfl", "aggregator", "--config", str(config), "--log-format", "json"
-        )
-        aggregator.wait_for(lambda line: line.get("event") == "listening", 20)
+        aggregator, address = start_aggregator(crew, config)
         gateway = start(
-            crew, "gateway", "server", "--target", f"unix:{tmp_path}/aggregator.sock", *identity(federation.gateway),
+            crew, "gateway", "server", "--target", address, *identity(federation.gateway),
             "--allow-all", "--mode", "http", "--profile", "aggregator", "--roster", str(federation.roster),
         )  # fmt: skip
         yield Deployment(federation, tmp_path, crew, aggregator, gateway)

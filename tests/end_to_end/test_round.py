@@ -22,6 +22,7 @@ from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError, PqflError, TransportError
 from pqfl_transport.pki import keystore
+from tests.support.aggregators import start_aggregator, write_config
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, Envelope, current_round, make_update, participant, put
 
@@ -67,24 +68,11 @@ def is_listening(event: Event) -> bool:
 
 
 def deploy(federation: Federation, folder: Path, crew: Crew) -> Deployment:
-    np.savez(folder / "model.npz", **MODEL)  # type: ignore[arg-type]
-    config = folder / "aggregator.toml"
-    config.write_text(f"""
-[aggregator]
-listen = "unix:{folder}/aggregator.sock"
-identity = "{federation.aggregator}"
-roster = "{federation.roster}"
-state = "state"
-audit = "audit.jsonl"
-[model]
-initial = "model.npz"
-[rounds]
-count = 2
-quorum = 2
-deadline_seconds = 120
-""")
-    aggregator = crew.start("aggregator", "-m", "pqfl", "aggregator", "--config", str(config), "--log-format", "json")
-    target = aggregator.wait_for(is_listening, 20)["address"]
+    config = write_config(
+        federation, folder, listen=f"unix:{folder}/aggregator.sock", model=MODEL, count=2, quorum=2,
+        deadline_seconds=120,
+    )  # fmt: skip
+    aggregator, target = start_aggregator(crew, config)
     gateway, listening = start_gateway(federation, crew, target)
     urls = {name: f"http://{start_sidecar(federation, crew, name, listening['address'])}" for name in SITES}
     return Deployment(

@@ -1,6 +1,7 @@
 """The command line of OpenSSL 3.5, the first that knows ML-KEM and ML-DSA, or later: another implementation's view.
 
-It is the one that `PQFL_TEST_OPENSSL` names, or else the one on PATH.
+It is the one that `PQFL_TEST_OPENSSL` names, or else the one on PATH. `PQFL_TEST_OQSPROVIDER` names the folder with an
+oqs-provider (`oqsprovider.so`) that was built for it.
 """
 
 import os
@@ -11,6 +12,7 @@ import subprocess
 import pytest
 
 _VARIABLE = "PQFL_TEST_OPENSSL"
+_PROVIDER_VARIABLE = "PQFL_TEST_OQSPROVIDER"
 _NEEDED = (3, 5)
 
 
@@ -27,6 +29,19 @@ def find_openssl() -> str:
     if named:
         pytest.fail(f"{_VARIABLE}={named} is not OpenSSL 3.5 or later: {says}")
     pytest.skip(f"{command} is {says}; ML-DSA needs 3.5 or later: name one in {_VARIABLE}")
+
+
+def find_oqsprovider(openssl: str) -> str:
+    """Return the folder with oqs-provider. Skips the test where none is named; one that does not load is a mistake."""
+    folder = os.environ.get(_PROVIDER_VARIABLE)
+    if folder is None:
+        pytest.skip(f"no oqs-provider; name the folder of one in {_PROVIDER_VARIABLE}")
+    command = [openssl, "list", "-providers", "-provider", "oqsprovider"]
+    environment = os.environ | {"OPENSSL_MODULES": folder, "OPENSSL_CONF": os.devnull}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=environment)
+    if done.returncode:
+        pytest.fail(f"{_PROVIDER_VARIABLE}={folder}: {openssl} does not load it: {done.stderr}")
+    return folder
 
 
 def _version_of(command: str) -> tuple[str, tuple[int, int]]:
