@@ -83,7 +83,10 @@ def make_issuer(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
     path = authority.classical_path
     if path.exists():
         raise ConfigurationError(f"{path}: exists already; a federation has one classical issuer", reason="exists")
-    made = create_classical(authority.federation, now=now)
+    # One that was removed keeps its name: who still trusts it has to be able to tell the two apart.
+    former = sum(one.usage == CLASSICAL_AUTHORITY for one in authority.ledger.entries())
+    name = f"{CLASSICAL_AUTHORITY}-{former + 1}" if former else CLASSICAL_AUTHORITY
+    made = create_classical(authority.federation, now=now, name=name)
     entry = Entry.of(made.certificate, holder="", usage=CLASSICAL_AUTHORITY, now=now)
     # The certificate last: before it is there nothing is signed, and a killed making leaves a key that is made again.
     keystore.write_secret(path.with_suffix(".key"), _key_file(made.key, passphrase), overwrite=True)

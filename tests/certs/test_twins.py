@@ -194,6 +194,19 @@ def test_a_migration_ends_by_removing_the_issuer(ca: Authority) -> None:
     assert not ca.dual_crl_path.exists()
 
 
+def test_another_issuer_has_another_name(ca: Authority, tmp_path: Path) -> None:
+    """Where one leaked it is removed and the next one made: twins, lists and `pqfl ca list` are the new one's."""
+    for path in (ca.classical_path, ca.folder / "classical.key"):
+        path.unlink()
+    ca.create_classical(now=NOW)
+    ca.issue_twin(HUB, out=tmp_path / "new", now=NOW)
+    twin = certificate(tmp_path / "new" / "classical.pem")
+    assert twin.issuer.rfc4514_string() == "CN=classical-2,OU=authority,O=fed"
+    assert [one.authority for one in ca.make_crl(now=NOW)][1:] == [twin.issuer.rfc4514_string()]
+    assert sha256_of(certificate(ca.classical_path)) in ca.trusted_fingerprints()
+    verify_history(ca.ledger, None)
+
+
 def test_twins_do_not_hold_up_a_rotation(ca: Authority) -> None:
     """They lead to none of the authorities that are replaced."""
     ca.rotate_issuing(now=NOW)
