@@ -194,6 +194,20 @@ def test_a_migration_ends_by_removing_the_issuer(ca: Authority) -> None:
     assert not ca.dual_crl_path.exists()
 
 
+def test_a_making_that_was_cut_off_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its certificate an issuer is not there: the same command again makes one, and only that one signs."""
+    ca = Authority.create(tmp_path / "ca", federation="fed", now=NOW)
+    with monkeypatch.context() as patched:
+        patched.setattr("pqfl_transport.pki.keystore.write_public", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ca.create_classical(now=NOW)
+    assert reason(lambda: load_issuer(ca, NOW)) == "no_classical_issuer"
+    entry = ca.create_classical(now=NOW)
+    assert sha256_of(load_issuer(ca, NOW).certificate) == entry.sha256
+    assert [one.sha256 for one in ca.ledger.entries() if one.sha256 in ca.trusted_fingerprints()][2:] == [entry.sha256]
+    verify_history(ca.ledger, None)
+
+
 def test_another_issuer_has_another_name(ca: Authority, tmp_path: Path) -> None:
     """Where one leaked it is removed and the next one made: twins, lists and `pqfl ca list` are the new one's."""
     for path in (ca.classical_path, ca.folder / "classical.key"):
