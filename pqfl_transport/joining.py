@@ -54,6 +54,8 @@ class Joined:
     target: str
     """The gateway that the sidecar connects to."""
     gateway_id: str
+    signing_fingerprint: bytes
+    """Of the key that the roster will name; the receiving key is signed with it."""
     receiving_fingerprint: bytes
 
 
@@ -154,7 +156,10 @@ class Joiner:
         sync_folder(self.out.absolute().parent)
         # Only now: while it lies beside unfinished keys it is what makes the same command go on with them.
         (self.out / _REQUEST).unlink(missing_ok=True)
-        return Joined(self.token, self.out, grant.tls, target, gateway_id, keys.receiving.fingerprint)
+        return Joined(
+            self.token, self.out, grant.tls, target, gateway_id, keys.signing.verifying_key.fingerprint,
+            keys.receiving.fingerprint,
+        )  # fmt: skip
 
     def _sidecar(self, target: str, gateway_id: str) -> str:
         folder = self.out.absolute()

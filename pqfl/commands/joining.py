@@ -62,7 +62,8 @@ def join(
         "party": str(joiner.token.party), "out": str(out), "config": str(out / SIDECAR_FILE),
         "target": joined.target, "gateway": joined.gateway_id, "level": joiner.token.level.value,
         "not_after": joined.tls.not_valid_after_utc.isoformat(),
-        "receiving_fingerprint": joined.receiving_fingerprint.hex(), "words": to_words(joined.receiving_fingerprint),
+        "signing_fingerprint": joined.signing_fingerprint.hex(), "words": to_words(joined.signing_fingerprint),
+        "receiving_fingerprint": joined.receiving_fingerprint.hex(),
         "roster_number": number, "in_roster": listed,
     }  # fmt: skip
     say(facts, _told(joined, number), as_json=as_json)
@@ -121,17 +122,17 @@ def _roster(joiner: Joiner, joined: Joined) -> tuple[int | None, bool]:
 
 def _told(joined: Joined, number: int | None) -> str:
     token, out = joined.token, joined.folder
-    words = "\n".join(f"    {line}" for line in to_lines(joined.receiving_fingerprint))
+    words = "\n".join(f"    {line}" for line in to_lines(joined.signing_fingerprint))
     return f"""\
 {out}: identity of {token.party}, level {token.level.value}, until {joined.tls.not_valid_after_utc:%Y-%m-%d}
   {SIDECAR_FILE}  listens for the FL client and connects to {joined.target}, {joined.gateway_id}; renews by itself
   roster.json   {"not there yet" if number is None else f"number {number}"}
   SECRET        tls.key, signing.key, receiving.key: made here, known to nobody else
-  receiving key {joined.receiving_fingerprint.hex()}
+  signing key   {joined.signing_fingerprint.hex()}
 {words}
 The channel works now:  pqfl client --config {out / SIDECAR_FILE}
 Updates count from the next roster on, which the root signs at the hub: pqfl ca roster sign
-Read the words to the hub before: they say that the key in the roster is yours."""
+Read the words to the hub before: whoever signs the roster sees the same ones where the key in it is yours."""
 
 
 def _renewed(renewed: Renewed, folder: Path, *, keep_keys: bool) -> str:

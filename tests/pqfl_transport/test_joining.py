@@ -35,6 +35,7 @@ def test_a_site_joins(federation: Federation, tmp_path: Path) -> None:
     assert all((out / name).stat().st_mode & 0o777 == 0o600 for name in FILES if name.endswith(".key"))
     signer = keystore.load_signing_identity(out)
     assert str(signer.id) == "spiffe://fed/site/west"
+    assert signer.key.verifying_key.fingerprint == joined.signing_fingerprint
     TlsConfig(End.CLIENT, TlsIdentity.load(out / "tls.pem", out / "tls.key", out / "ca.pem"),
               federation.authority.policy, AllowedPeers(uris=(federation.gateway_uri,)))  # fmt: skip
     assert (

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from pqfl_transport.pki.keystore import load_signing_identity
+from pqfl_transport.pki.words import to_lines
 from tests.support.commands import good, pqfl, refused
 from tests.support.enrolment import serving
 from tests.support.pki import Federation, make_federation
@@ -21,6 +23,10 @@ def test_joining_and_renewing_as_a_user_types_it(federation: Federation, tmp_pat
         told = good("join", "--hub", service.address, "--out", out, environment={"PQFL_TOKEN": token})
         assert "spiffe://fed/site/west" in told
         assert "pqfl ca roster sign" in told
+        # Both ends of a telephone see the same words.
+        shown = good("ca", "roster", "sign", "--yes", "--dir", federation.ca)
+        words = to_lines(load_signing_identity(out).key.verifying_key.fingerprint)
+        assert all(line in told and line in shown for line in words)
         assert "the configuration is good" in good("client", "--config", out / "sidecar.toml", "--config-check")
         facts = json.loads(good("renew", "--identity", out, "--hub", service.address, "--json"))
         assert (facts["party"], facts["new_tls_key"]) == ("spiffe://fed/site/west", True)

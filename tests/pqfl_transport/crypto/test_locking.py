@@ -34,7 +34,8 @@ def test_a_secret_comes_back(secret: bytes, passphrase: bytes, binding: bytes) -
     """Any secret, passphrase and binding; the stored form shows nothing of the secret."""
     locked = lock(secret, passphrase, binding, cost=CHEAP)
     assert unlock(items(locked), passphrase, binding) == secret
-    assert len(secret) < 8 or secret not in locked
+    # What stands beside it in plain sight may be drawn as a secret too.
+    assert len(secret) < 8 or secret not in items(locked)[-1]
 
 
 def test_the_default_cost_is_the_second_recommendation() -> None:
