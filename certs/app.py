@@ -40,6 +40,7 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
             web.post(RENEW_PATH, api.renew),
             web.get(CA_PATH, api.file("ca.pem", "application/x-pem-file")),
             web.get("/v1/crl", api.file("crl.pem", "application/x-pem-file")),
+            web.get("/v1/crl-dual", api.file("crl-dual.pem", "application/x-pem-file")),
             web.get("/v1/roster", api.file("roster.json", "application/json")),
         ]
     )

@@ -5,6 +5,7 @@ killed one left. The ceremony around it is in `certs/README.md`.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,7 @@ from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke
 from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
 from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
 from certs.staging import restored_on_failure, staged_folder
+from certs.twins import TwinFolder, load_issuer, make_issuer, make_twin, make_twin_of
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore
@@ -91,40 +93,68 @@ class Authority(AuthorityFolder):
         weight_cap: int = DEFAULT_WEIGHT_CAP,
         passphrase: bytes | None = None,
         reissue: bool = False,
+        twin: bool = False,
         now: datetime | None = None,
     ) -> Issued:
         """Make a party's keys and certificates as the folder ``out`` and enter it in ledger and roster: all or nothing.
 
         ``days`` is the profile's default unless given, or what remains of the issuer's life where that is less. With a
-        passphrase the party's private keys are encrypted. ``reissue`` gives a name again that was revoked.
+        passphrase the party's private keys are encrypted. ``reissue`` gives a name again that was revoked; ``twin``
+        adds a classical certificate for a migration.
         Raises ``ConfigurationError``: ``exists`` (``out`` holds something), ``already_issued``, ``was_revoked``,
         ``unknown_profile``, ``bad_host``, ``bad_validity``, ``bad_weight_cap``, ``missing`` for a private key that is
-        not in the folder; ``CertificateError`` (``bad_name``) for a name outside the grammar.
+        not in the folder, ``no_twin``, ``no_classical_issuer``; ``CertificateError`` (``bad_name``) for a name outside
+        the grammar.
         """
         now = now or datetime.now(UTC)
         row = find_profile(profile, self.profiles)
         party_id = SpiffeId(self.federation, row.role, name)
         if not 0 <= weight_cap <= MAX_WEIGHT_CAP:
             raise ConfigurationError(f"weight cap {weight_cap} is not 0 to {MAX_WEIGHT_CAP}", reason="bad_weight_cap")
-        request = describe_request(row, party_id, out, hosts, days, weight_cap)
+        request = describe_request(row, party_id, out, hosts, days, weight_cap, twin=twin)
         with self._changing(now) as finished:
             if request in finished:
                 return self._issued(party_id, out)
             require_free_name(self.ledger, party_id, reissue=reissue, now=now)
             issuer = self.issuer("issuing", now)
-            seconds = default_seconds(issuer, row, now) if days is None else days * DAY_SECONDS
+            seconds = default_seconds(issuer.certificate, row, now) if days is None else days * DAY_SECONDS
             identity = make_identity(issuer, row, party_id, self.policy, now=now, seconds=seconds, hosts=hosts)
-            usages = (row.tls_usage, Usage.SIGNING)
-            entries = [
-                Entry.of(certificate, holder=str(party_id), usage=usage, now=now, issuer=issuer.certificate,
-                         state=State.PREPARED)
-                for usage, certificate in zip(usages, identity.certificates, strict=False)
-            ]  # fmt: skip
+            if twin:
+                life = None if days is None else seconds
+                made = make_twin(load_issuer(self, now), row, party_id, now=now, seconds=life, hosts=hosts)
+                identity = replace(identity, twin=made)
+            entries = identity.entries(row, issuer.certificate, now)
             party = identity.party(weight_cap=weight_cap if row.role is Role.SITE else 0)
             roster = None if party is None else self._following(party, now)
             publish(self, identity, entries, out, request=request, roster=roster, passphrase=passphrase, now=now)
             finish(self, Preparation(str(party_id), request, "", str(out), roster), now)
             return self._issued(party_id, out)
+
+    def create_classical(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Entry:
+        """Make the classical issuer, for a migration. Raises ``ConfigurationError`` (``exists``)."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return make_issuer(self, now, passphrase=passphrase)
+
+    def issue_twin(
+        self, party_id: SpiffeId, *, out: Path, days: int | None = None, passphrase: bytes | None = None,
+        now: datetime | None = None,
+    ) -> Issued:  # fmt: skip
+        """Make a classical twin of a party that was issued before as the folder ``out``: all of it or nothing.
+
+        Raises ``ConfigurationError``: ``exists``, ``bad_validity``, and what `twins.make_twin_of` raises.
+        """
+        now = now or datetime.now(UTC)
+        request = json.dumps({"twin_of": str(party_id), "out": str(out.absolute()), "days": days}, sort_keys=True)
+        with self._changing(now) as finished:
+            if request not in finished:
+                seconds = None if days is None else days * DAY_SECONDS
+                twin, row = make_twin_of(self, load_issuer(self, now), party_id, now=now, seconds=seconds)
+                made, entries = TwinFolder(party_id, twin), [twin.entry(row, party_id, now)]
+                publish(self, made, entries, out, request=request, roster=None, passphrase=passphrase, now=now)
+                finish(self, Preparation(str(party_id), request, "", str(out), None), now)
+            issued = self._issued(party_id, out)
+            return replace(issued, entries=tuple(one for one in issued.entries if one.is_twin), roster_number=None)
 
     def certify(
         self,
@@ -159,7 +189,7 @@ class Authority(AuthorityFolder):
                 require_free_name(self.ledger, request.id, reissue=reissue, now=now)
             require_fresh_keys(request, row, self.ledger)
             issuer = self.issuer("issuing", now)
-            seconds = default_seconds(issuer, row, now) if seconds is None else seconds
+            seconds = default_seconds(issuer.certificate, row, now) if seconds is None else seconds
             made = certify(issuer, request, row, ca_pem, now=now, seconds=seconds)
             self._enter(made, request, row.tls_usage, issuer, now, kind="issue" if renews is None else "renew")
         return made

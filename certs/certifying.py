@@ -174,9 +174,9 @@ def certify(
     return Certified(tls, signing, ca_pem)
 
 
-def default_seconds(issuer: Issuer, profile: Profile, now: datetime) -> int:
+def default_seconds(issuer: x509.Certificate, profile: Profile, now: datetime) -> int:
     """Return the profile's validity, or what remains of the issuer's where that is less."""
-    rest = int((issuer.certificate.not_valid_after_utc - now).total_seconds())
+    rest = int((issuer.not_valid_after_utc - now).total_seconds())
     return min(profile.leaf_days * DAY_SECONDS, rest)
 
 

@@ -13,8 +13,10 @@ from pqfl_transport.pki.chain import key_algorithm_name
 from pqfl_transport.pki.profiles import Usage
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-AUTHORITY_USAGES = ("root", "issuing", "cross")
+CLASSICAL_AUTHORITY = "classical"
+AUTHORITY_USAGES = ("root", "issuing", "cross", CLASSICAL_AUTHORITY)
 """What the ledger calls the use of an authority's own certificate."""
+_TWIN = "classical-"
 
 
 class State(StrEnum):
@@ -38,7 +40,7 @@ class Entry:
     id: str
     """The SPIFFE ID of its holder; empty for an authority."""
     usage: str
-    """``server``, ``client`` or ``signing``; one of `AUTHORITY_USAGES`."""
+    """``server``, ``client`` or ``signing``; `classical_usage` of a twin; one of `AUTHORITY_USAGES`."""
     algorithm: str
     serial: str
     sha256: str
@@ -79,6 +81,11 @@ class Entry:
         """Whether it is the certificate of a root or of an issuing authority."""
         return self.usage in AUTHORITY_USAGES
 
+    @property
+    def is_twin(self) -> bool:
+        """Whether it is a party's classical certificate."""
+        return self.usage.startswith(_TWIN)
+
     def is_good(self, now: datetime) -> bool:
         """Whether it is neither revoked, nor withdrawn, nor over."""
         return not self.revoked_at and to_time(self.not_after) > now
@@ -91,6 +98,11 @@ class Entry:
         """Return what the chain of events says of its issuing: all that never changes."""
         names = ("id", "usage", "algorithm", "serial", "sha256", "not_before", "not_after", "issuer", "key_sha256")
         return {name: getattr(self, name) for name in names}
+
+
+def classical_usage(usage: Usage) -> str:
+    """Return what the ledger calls the use of a twin."""
+    return f"{_TWIN}{usage}"
 
 
 def to_text(moment: datetime) -> str:

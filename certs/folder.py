@@ -6,8 +6,8 @@
     former/           authorities that were replaced   ca.pem         root and issuing certificates, for everybody
                                                        rekeyed.jsonl  new receiving keys that parties announced
 
-`advisory.json` is there once the root withdrew an algorithm, ``crl.pem`` once somebody was revoked. The ceremony around
-it is in `certs/README.md`.
+`advisory.json` is there once the root withdrew an algorithm, ``crl.pem`` once somebody was revoked, and what
+`certs.twins` says while a migration goes on. The ceremony around it is in `certs/README.md`.
 """
 
 import fcntl
@@ -98,6 +98,16 @@ class AuthorityFolder:
         return self.folder / "crl.pem"
 
     @property
+    def dual_crl_path(self) -> Path:
+        """The same lists and that of the classical issuer, for listeners of both kinds: others trust no such issuer."""
+        return self.folder / "crl-dual.pem"
+
+    @property
+    def classical_path(self) -> Path:
+        """The classical issuer's certificate, there only while a migration goes on; its key is beside it."""
+        return self.folder / "classical.pem"
+
+    @property
     def record_path(self) -> Path:
         """Every new receiving key that was taken into a roster."""
         return self.folder / "rekeyed.jsonl"
@@ -141,6 +151,12 @@ class AuthorityFolder:
     def anchor_fingerprints(self) -> frozenset[str]:
         """Return the fingerprints of all authorities in ``ca.pem``."""
         return frozenset(sha256_of(one) for one in keystore.load_anchors(self.ca_path))
+
+    def trusted_fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of all authorities in ``ca.pem`` and of the classical issuer."""
+        path = self.classical_path
+        classical = [keystore.read_certificate_file(path)] if path.exists() else []
+        return self.anchor_fingerprints() | {sha256_of(one) for one in classical}
 
     def issuer(self, name: str, now: datetime) -> Issuer:
         """Load an authority's certificate and private key. Raises ``ConfigurationError`` where they do not fit."""

@@ -2,6 +2,7 @@
 
 tls.pem tls.key ca.pem                                        every party
 signing.pem signing.key receiving.pub receiving.key           sites and aggregators
+classical.pem classical.key classical-ca.pem                  gateways and sites with a twin
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,15 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certs.entry import Entry, State
+from certs.twins import Twin
 from pqfl_transport.content.receiving_keys import KeyEntry
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
 from pqfl_transport.pki.keystore import write_public, write_secret
-from pqfl_transport.pki.profiles import Profile
+from pqfl_transport.pki.profiles import Profile, Usage
 from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.pki.spiffe import SpiffeId
@@ -42,11 +45,22 @@ class Identity:
     tls_certificate: x509.Certificate
     tls_key: SigningKey
     content: ContentKeys | None
+    twin: Twin | None = None
 
     @property
     def certificates(self) -> tuple[x509.Certificate, ...]:
-        """Its certificates: that for TLS, and that for signing where it has one."""
-        return (self.tls_certificate, *([] if self.content is None else [self.content.signing_certificate]))
+        """Its certificates: that for TLS, and those for signing and for classical peers where it has them."""
+        signing = [] if self.content is None else [self.content.signing_certificate]
+        return (self.tls_certificate, *signing, *([] if self.twin is None else [self.twin.certificate]))
+
+    def entries(self, profile: Profile, issuer: x509.Certificate, now: datetime) -> list[Entry]:
+        """Return what the ledger has of each of its certificates before its folder is published."""
+        usages = [profile.tls_usage, *([] if self.content is None else [Usage.SIGNING])]
+        entries = [
+            Entry.of(certificate, holder=str(self.id), usage=usage, now=now, issuer=issuer, state=State.PREPARED)
+            for usage, certificate in zip(usages, self.certificates, strict=False)
+        ]
+        return [*entries, *([] if self.twin is None else [self.twin.entry(profile, self.id, now)])]
 
     def write(self, folder: Path, anchors_pem: bytes, passphrase: bytes | None = None) -> None:
         """Write the folder's files; private keys get mode 0600, and are encrypted where there is a passphrase.
@@ -56,6 +70,8 @@ class Identity:
         write_public(folder / "ca.pem", anchors_pem)
         write_public(folder / "tls.pem", self.tls_certificate.public_bytes(Encoding.PEM))
         write_secret(folder / "tls.key", to_key_file(self.tls_key, passphrase))
+        if self.twin is not None:
+            self.twin.write(folder, passphrase)
         if self.content is None:
             return
         write_public(folder / "signing.pem", self.content.signing_certificate.public_bytes(Encoding.PEM))

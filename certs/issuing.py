@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from certs import twins
 from certs.entry import Entry, State, sha256_of
 from certs.folder import AuthorityFolder
 from certs.identity import Identity
 from certs.ledger import Ledger, Preparation
 from certs.rosters import publish_roster
 from certs.staging import staged_folder
+from certs.twins import TwinFolder
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.authority import Host
@@ -60,19 +62,26 @@ def require_free_name(ledger: Ledger, party_id: SpiffeId, *, reissue: bool, now:
 
 
 def describe_request(
-    profile: Profile, party_id: SpiffeId, out: Path, hosts: Sequence[Host], days: int | None, weight_cap: int
+    profile: Profile,
+    party_id: SpiffeId,
+    out: Path,
+    hosts: Sequence[Host],
+    days: int | None,
+    weight_cap: int,
+    *,
+    twin: bool = False,
 ) -> str:
     """Return what was asked for, so that the same command is known again."""
     facts = {
         "profile": profile.name, "id": str(party_id), "out": str(out.absolute()),
         "hosts": [str(host) for host in hosts], "days": days, "weight_cap": weight_cap,
-    }  # fmt: skip
+    } | ({"twin": True} if twin else {})  # fmt: skip
     return json.dumps(facts, sort_keys=True)
 
 
 def publish(  # noqa: PLR0913 -- what makes up one party
     authority: AuthorityFolder,
-    identity: Identity,
+    identity: Identity | TwinFolder,
     entries: Sequence[Entry],
     out: Path,
     *,
@@ -119,8 +128,10 @@ def finish(authority: AuthorityFolder, preparation: Preparation, now: datetime) 
 
 
 def _is_published(preparation: Preparation, entries: Sequence[Entry]) -> bool:
+    # What is published for a twin alone has no other certificate.
+    name = twins.CERTIFICATE if all(entry.is_twin for entry in entries) else "tls.pem"
     try:
-        certificate = chain.load_certificates((Path(preparation.target) / "tls.pem").read_bytes())[0]
+        certificate = chain.load_certificates((Path(preparation.target) / name).read_bytes())[0]
     except OSError:
         return False
     return any(entry.sha256 == sha256_of(certificate) for entry in entries if entry.usage != Usage.SIGNING)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from certs.entry import Entry, State, to_time
+from certs.entry import CLASSICAL_AUTHORITY, Entry, State, to_time
 from certs.ledger import Candidate
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.roster import Roster
@@ -56,6 +56,11 @@ class Row:
     certificates: tuple[Entry, ...]
     """Its present certificates: the latest of every use."""
 
+    @property
+    def algorithms(self) -> str:
+        """Its algorithm, and that of its twin where it has one."""
+        return " + ".join([self.algorithm, *(entry.algorithm for entry in self.certificates if entry.is_twin)])
+
     def facts(self, now: datetime) -> dict[str, object]:
         """Return the row in JSON's types."""
         return {
@@ -72,6 +77,8 @@ class Row:
             return None
         when = f"{self.not_after:%Y-%m-%d %H:%M} UTC"
         remedy = f"pqfl ca rotate {self.profile}" if self.profile in {"root", "issuing"} else "it has to be renewed"
+        if self.profile == CLASSICAL_AUTHORITY:
+            remedy = "all twins end with it, and the migration has to be over by then"
         if self.standing is Standing.EXPIRED:
             return f"{self.name} expired {when}: {remedy}"
         return f"{self.name} expires in {spoken(self.not_after - now)}, {when}: {remedy}"
@@ -112,7 +119,8 @@ def _party_row(
     name: str, entries: Sequence[Entry], roster: Roster, waiting: Mapping[str, Candidate], now: datetime
 ) -> Row:
     latest = {entry.usage: entry for entry in entries}
-    present = tuple(latest.values())
+    # A twin that has ended ends nothing else: that is how a migration is over.
+    present = tuple(entry for entry in latest.values() if not entry.is_twin or entry.is_good(now))
     end = min(to_time(entry.not_after) for entry in present)
     begin = max((to_time(entry.not_before) for entry in present if entry.not_before), default=end - timedelta(days=90))
     standing = _standing(present, end, now, end - (end - begin) / 4)

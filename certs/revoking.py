@@ -1,8 +1,8 @@
 """Revoking: who is meant, what is marked, and the numbered lists that tell everybody.
 
 Every issuing authority, replaced ones included, speaks for what it issued. The root has a list where an issuing
-authority was revoked, and from then on always: a reader that had one refuses to be without. Numbers come from the
-ledger and only rise.
+authority was revoked, and from then on always: a reader that had one refuses to be without. The classical issuer of a
+migration has its own. Numbers come from the ledger and only rise.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs.entry import Entry, State, key_sha256_of, sha256_of, to_time
+from certs.entry import CLASSICAL_AUTHORITY, Entry, State, key_sha256_of, sha256_of, to_time
 from certs.folder import AuthorityFolder
-from pqfl_transport.crypto.pyca import SigningKey
+from certs.twins import load_issuer
+from pqfl_transport.crypto.pyca import MLDSAPrivateKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.lists import Revoked, sign_crl
 from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.spiffe import SpiffeId
 
 LIST_DAYS = 7
 """How long a list of an issuing authority is current where nobody says otherwise."""
@@ -62,6 +65,14 @@ def find_entries(authority: AuthorityFolder, word: str) -> tuple[Entry, ...]:
     return tuple(found)
 
 
+def find_party(authority: AuthorityFolder, word: str) -> SpiffeId:
+    """Return the party that an operator's word means. Raises what `find_entries` raises."""
+    ids = {entry.id for entry in find_entries(authority, word) if entry.id and _is_called(word, entry.id)}
+    if not ids:
+        raise ConfigurationError(f"{word[:100]!r}: no party of this name was issued", reason="unknown_name")
+    return SpiffeId.parse(ids.pop())
+
+
 def revoke_entries(
     authority: AuthorityFolder, entries: tuple[Entry, ...], reason: str, now: datetime
 ) -> tuple[Entry, ...]:
@@ -70,6 +81,11 @@ def revoke_entries(
     Raises ``ConfigurationError``: ``already_revoked`` where nothing is left to revoke, ``is_root`` for a root, which
     nobody above it can revoke.
     """
+    if any(entry.usage == CLASSICAL_AUTHORITY for entry in entries):
+        raise ConfigurationError(
+            "nobody can revoke the classical issuer: take it out of everybody's --classical-cacert, and remove it here",
+            reason="is_root",
+        )
     if any(entry.usage in {"root", "cross"} for entry in entries):
         raise ConfigurationError(
             "nobody can revoke a root: replace it (pqfl ca rotate root), and give everybody a ca.pem without it",
@@ -99,12 +115,29 @@ def make_lists(
     made, pems = [], []
     for certificate, key_path in _issuing_authorities(authority, now):
         key = authority.private_key(key_path)
-        one, pem = _next_list(authority, certificate, key, now, timedelta(days=days), at_least_number)
+        one, pem = _next_list(authority, certificate, key.pyca_key, now, timedelta(days=days), at_least_number)
         made.append(one)
         pems.append(pem)
     root_pem = _root_list(authority, now, at_least_number, made)
-    keystore.write_public(authority.crl_path, b"".join([*pems, root_pem]))
-    return tuple(made)
+    pem = b"".join([*pems, root_pem])
+    keystore.write_public(authority.crl_path, pem)
+    return (*made, *_dual_lists(authority, now, timedelta(days=days), at_least_number, pem))
+
+
+def _dual_lists(
+    authority: AuthorityFolder, now: datetime, validity: timedelta, at_least_number: int, pem: bytes
+) -> tuple[ListMade, ...]:
+    """Sign the classical issuer's list where there is one, and put it with the others into a file of its own.
+
+    Who does not trust the classical issuer refuses a file that has its list.
+    """
+    if not authority.classical_path.exists():
+        authority.dual_crl_path.unlink(missing_ok=True)
+        return ()
+    issuer = load_issuer(authority, now)
+    made, classical_pem = _next_list(authority, issuer.certificate, issuer.key, now, validity, at_least_number)
+    keystore.write_public(authority.dual_crl_path, pem + classical_pem)
+    return (made,)
 
 
 def _is_called(word: str, party: str) -> bool:
@@ -132,7 +165,7 @@ def _issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[
 def _next_list(
     authority: AuthorityFolder,
     certificate: x509.Certificate,
-    key: SigningKey,
+    key: MLDSAPrivateKey | ec.EllipticCurvePrivateKey,
     now: datetime,
     validity: timedelta,
     at_least_number: int,
@@ -147,7 +180,7 @@ def _next_list(
         and (entry.usage == Usage.SIGNING or to_time(entry.not_after) + _AFTER_END > now)
     ]  # fmt: skip
     number = max(at_least_number, 1 + max(ledger.list_number(issuer) for issuer in issuers))
-    pem = sign_crl(certificate, key.pyca_key, revoked, number=number, now=now, next_update=now + validity)
+    pem = sign_crl(certificate, key, revoked, number=number, now=now, next_update=now + validity)
     with ledger.writing(now) as book:
         book.number_list(name, number, now + validity)
         book.record("crl", issuer=name, number=number, revoked=len(revoked))
@@ -176,7 +209,7 @@ def _root_list(authority: AuthorityFolder, now: datetime, at_least_number: int, 
     if listed is not None and revoked <= listed and not key_path.exists():
         return keystore.read_public(path)
     key = authority.private_key(key_path)
-    one, pem = _next_list(authority, root, key, now, timedelta(days=ROOT_LIST_DAYS), at_least_number)
+    one, pem = _next_list(authority, root, key.pyca_key, now, timedelta(days=ROOT_LIST_DAYS), at_least_number)
     keystore.write_public(path, pem)
     made.append(one)
     return pem

@@ -144,7 +144,9 @@ def retire(authority: AuthorityFolder, now: datetime, *, force: bool = False) ->
     entries = authority.ledger.entries()
     # What a key signed that a kept certificate has too stays valid, whatever other certificate of it goes.
     issuers = {one.sha256 for one in entries if one.is_authority and one.key_sha256 in keys}
-    needed = sorted({one.id for one in entries if one.id and one.is_good(now) and one.issuer not in issuers})
+    # Twins lead to no authority that could be retired here.
+    good = [one for one in entries if one.id and one.is_good(now) and not one.is_twin]
+    needed = sorted({one.id for one in good if one.issuer not in issuers})
     if needed and not force:
         raise ConfigurationError(
             f"{', '.join(needed)[:500]}: has a certificate of a replaced authority that is good; renew it first",

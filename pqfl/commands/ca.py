@@ -13,11 +13,13 @@ from certs.authority import DEFAULT_FEDERATION, Authority
 from certs.entry import Entry
 from certs.issuing import Issued
 from certs.rosters import DEFAULT_WEIGHT_CAP
+from certs.twins import CERTIFICATE as CLASSICAL_FILE
 from pqfl.commands.ca_options import DIR, JSON, LEVEL, PATH, blaming
 from pqfl.commands.ca_records import COMMANDS as RECORDS
 from pqfl.commands.ca_revocation import COMMANDS as REVOCATION
 from pqfl.commands.ca_roster import COMMANDS as ROSTER
 from pqfl.commands.ca_rotation import COMMANDS as ROTATION
+from pqfl.commands.ca_twins import COMMANDS as TWINS
 from pqfl.commands.enrolment import CA_COMMANDS as ENROLMENT
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import named, say
@@ -46,6 +48,8 @@ _ISSUE_FLAGS = {
     "not_writable": "--out",
     "missing": "--dir",
     "malformed": "--dir",
+    "no_twin": "--twin",
+    "no_classical_issuer": "--twin",
 }
 
 
@@ -140,6 +144,7 @@ Next: pqfl ca issue --dir {folder} --profile {"|".join(PROFILES)} --name NAME --
 )
 @click.option("--out", required=True, type=PATH, help="Folder to make for the party; it must not hold anything yet.")
 @click.option("--reissue", is_flag=True, help="Give a name again whose holder was revoked.")
+@click.option("--twin", is_flag=True, help="Add a classical certificate, for a migration; after `pqfl ca twin init`.")
 @click.option("--encrypt", is_flag=True, help="Encrypt the party's private keys under a passphrase.")
 @passphrase_option
 @new_passphrase_option
@@ -154,6 +159,7 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
     weight_cap: int | None,
     out: Path,
     reissue: bool,
+    twin: bool,
     encrypt: bool,
     passphrase_file: Path | None,
     new_passphrase_file: Path | None,
@@ -179,6 +185,7 @@ def issue(  # noqa: PLR0913, PLR0917 -- one argument a flag
             weight_cap=weight_cap or DEFAULT_WEIGHT_CAP,
             passphrase=passphrase,
             reissue=reissue,
+            twin=twin,
         )
     if as_json:
         click.echo(json.dumps(_issue_facts(authority, issued)))
@@ -337,6 +344,8 @@ def _secrets(issued: Issued) -> list[Path]:
 
 
 def _certificate_file(entry: Entry) -> str:
+    if entry.is_twin:
+        return CLASSICAL_FILE
     return "signing.pem" if entry.usage == Usage.SIGNING else "tls.pem"
 
 
@@ -344,5 +353,5 @@ def _summary(entry: Entry) -> str:
     return f"{entry.algorithm}, until {entry.not_after[:10]}"
 
 
-for _command in (*ENROLMENT, *RECORDS, *REVOCATION, *ROSTER, *ROTATION):
+for _command in (*ENROLMENT, *RECORDS, *REVOCATION, *ROSTER, *ROTATION, *TWINS):
     ca_group.add_command(_command)

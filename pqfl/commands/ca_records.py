@@ -47,7 +47,7 @@ def list_command(folder: Path, everything: bool, as_json: bool) -> None:
         standing = f"{row.standing.value} {row.revoked_at[:10]}" if row.revoked_at else row.standing.value
         left = "-" if row.standing is Standing.EXPIRED else spoken(row.not_after - now)
         table.add_row(
-            row.name, row.profile, row.algorithm, left, standing, row.membership.value, style=_STYLES[row.standing]
+            row.name, row.profile, row.algorithms, left, standing, row.membership.value, style=_STYLES[row.standing]
         )
     Console(width=None if Console().is_terminal else 140).print(table)
     _warn(warnings)
@@ -136,9 +136,9 @@ def _rows(authority: Authority, now: datetime) -> tuple[Row, ...]:
 
 
 def _is_over(authority: Authority, row: Row) -> bool:
-    """Whether it is an authority that ``ca.pem`` does not have any more."""
+    """Whether it is an authority that nobody trusts any more."""
     entry = row.certificates[0]
-    return entry.is_authority and entry.sha256 not in authority.anchor_fingerprints()
+    return entry.is_authority and entry.sha256 not in authority.trusted_fingerprints()
 
 
 def _warn(warnings: list[str]) -> None:

@@ -9,6 +9,7 @@ from certs.revoking import LIST_DAYS, ListMade
 from pqfl.commands.ca_options import DIR, JSON, PATH, blaming
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
+from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.files import read_public, write_public
 from pqfl_transport.pki.lists import REASONS
 
@@ -40,6 +41,8 @@ def revoke(folder: Path, name: str, reason: str, passphrase_file: Path | None, a
     lines = [f"{entry.id or entry.usage}: {entry.usage} certificate {entry.serial} revoked" for entry in revoked]
     lines += [_told(one) for one in made]
     lines.append(f"Give {authority.crl_path} to every party. The next roster (pqfl ca roster sign) leaves it out.")
+    if authority.dual_crl_path.exists():
+        lines.append(f"Listeners with --pq prefer get {authority.dual_crl_path} in its place.")
     say(facts, "\n".join(lines), as_json=as_json)
 
 
@@ -48,18 +51,32 @@ def revoke(folder: Path, name: str, reason: str, passphrase_file: Path | None, a
 @click.option("--out", type=PATH, help="Write the lists here too.")
 @click.option("--days", type=click.IntRange(1, 365), default=LIST_DAYS, show_default=True, help="How long current.")
 @click.option("--at-least-number", type=click.IntRange(min=0), default=0, help="Go on here, after a restore.")
+@click.option("--classical", is_flag=True, help="Name, and write to --out, the file for --pq prefer: crl-dual.pem.")
 @passphrase_option
 @JSON
 def crl(
-    folder: Path, out: Path | None, days: int, at_least_number: int, passphrase_file: Path | None, as_json: bool
+    folder: Path,
+    out: Path | None,
+    days: int,
+    at_least_number: int,
+    classical: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Sign the next revocation lists: one of every issuing authority, and the root's where it has one.
+
+    With a classical issuer there is crl-dual.pem as well, which has its list too: for listeners with --pq prefer, and
+    for nobody else, because others do not trust that issuer.
 
     Do it before the last ones end: past its end a list makes readers refuse everybody.
     """
     authority = Authority.open(folder, passphrases_of(passphrase_file))
     made = authority.make_crl(days=days, at_least_number=at_least_number)
-    path = authority.crl_path
+    path = authority.dual_crl_path if classical else authority.crl_path
+    if classical and not path.exists():
+        raise ConfigurationError(
+            f"--classical: {folder} has no classical issuer (pqfl ca twin init)", reason="no_classical_issuer"
+        )
     if out is not None:
         write_public(out, read_public(path, max_bytes=64 << 20))
         path = out

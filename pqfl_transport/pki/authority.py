@@ -8,29 +8,19 @@ not constrained, because gateways live under whatever names their networks have,
 Nothing here reads a clock or a file: keys, names and ``now`` come in, certificates go out.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import NameOID
 
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki import builders
 from pqfl_transport.pki.chain import permitted_federations, verifying_key
-from pqfl_transport.pki.profiles import (
-    BACKDATE_SECONDS,
-    DAY_SECONDS,
-    ISSUING_DAYS,
-    MIN_LEAF_SECONDS,
-    ROOT_DAYS,
-    Profile,
-    Usage,
-)
+from pqfl_transport.pki.profiles import DAY_SECONDS, ISSUING_DAYS, ROOT_DAYS, Profile, Usage
 from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
 
@@ -40,7 +30,6 @@ ROOT_ALGORITHM = "ML-DSA-87"
 Host = str | IPv4Address | IPv6Address
 """A host name in ASCII, perhaps with ``*`` as its first label, or an address."""
 
-_KEY_IDENTIFIER_BYTES = 20
 _MAX_HOST_NAME_BYTES = 253
 _HOST_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:\*\.)?{_HOST_LABEL}(?:\.{_HOST_LABEL})*", re.ASCII)
@@ -67,10 +56,7 @@ def create_root(federation: str, *, now: datetime, days: int = ROOT_DAYS, name: 
     """
     require_label("federation", federation)
     key = SigningKey.generate(ROOT_ALGORITHM)
-    subject = _distinguished_name(federation, "authority", name)
-    builder = _builder(subject, subject, key.verifying_key, now, now + timedelta(days=days))
-    builder = _as_authority(builder, federation, path_length=1)
-    builder = builder.add_extension(_key_identifier(key.verifying_key), critical=False)
+    builder = builders.root(federation, name, key.pyca_key.public_key(), now=now, days=days, path_length=1)
     return Issuer(builder.sign(key.pyca_key, None), key)
 
 
@@ -79,7 +65,7 @@ def create_issuing(
 ) -> Issuer:
     """Make the authority that signs leaves of ``level``; its key is of the same algorithm as theirs."""
     key = SigningKey.generate(leaf_algorithm(for_level(level)))
-    subject = _distinguished_name(root.federation, "authority", name)
+    subject = builders.distinguished_name(root.federation, "authority", name)
     return Issuer(_certify_authority(root, subject, key.verifying_key, now, days, path_length=0), key)
 
 
@@ -114,17 +100,21 @@ def issue_tls(
     """
     if spiffe_id.role is not profile.role:
         raise ConfigurationError(f"{spiffe_id} is no {profile.role.value}", reason="bad_name")
-    names = [_general_name(host) for host in hosts]
-    for host in hosts:
-        profile.require_host(host)
-    return _issue_leaf(issuer, spiffe_id, public_key, profile.tls_usage, names, now, seconds)
+    names = general_names(profile, hosts)
+    builder = builders.leaf(
+        issuer.certificate, spiffe_id, public_key.pyca_key, profile.tls_usage, names, now=now, seconds=seconds
+    )
+    return builder.sign(issuer.key.pyca_key, None)
 
 
 def issue_signing(
     issuer: Issuer, spiffe_id: SpiffeId, public_key: VerifyingKey, *, now: datetime, seconds: int
 ) -> x509.Certificate:
     """Sign the certificate of the key that a party signs content with (RFC 9336). Raises as ``issue_tls`` does."""
-    return _issue_leaf(issuer, spiffe_id, public_key, Usage.SIGNING, (), now, seconds)
+    builder = builders.leaf(
+        issuer.certificate, spiffe_id, public_key.pyca_key, Usage.SIGNING, (), now=now, seconds=seconds
+    )
+    return builder.sign(issuer.key.pyca_key, None)
 
 
 def require_host(host: Host) -> None:
@@ -137,115 +127,23 @@ def require_host(host: Host) -> None:
         raise ConfigurationError(f"{host} has a scope, which a certificate can not hold", reason="bad_host")
 
 
+def general_names(profile: Profile, hosts: Sequence[Host]) -> list[x509.GeneralName]:
+    """Return host names and addresses as a certificate has them.
+
+    Raises ``ConfigurationError`` (``bad_host``) for what is none, and for one that the profile may not name.
+    """
+    names = [_general_name(host) for host in hosts]
+    for host in hosts:
+        profile.require_host(host)
+    return names
+
+
 def _certify_authority(
     root: Issuer, subject: x509.Name, key: VerifyingKey, now: datetime, days: int, *, path_length: int
 ) -> x509.Certificate:
-    builder = _leaf_or_issuing(root, subject, key, now, days * DAY_SECONDS)
-    builder = _as_authority(builder, root.federation, path_length=path_length)
+    builder = builders.under(root.certificate, subject, key.pyca_key, now=now, seconds=days * DAY_SECONDS)
+    builder = builders.as_authority(builder, root.federation, path_length=path_length)
     return builder.sign(root.key.pyca_key, None)
-
-
-def _issue_leaf(
-    issuer: Issuer,
-    spiffe_id: SpiffeId,
-    public_key: VerifyingKey,
-    usage: Usage,
-    other_names: Sequence[x509.GeneralName],
-    now: datetime,
-    seconds: int,
-) -> x509.Certificate:
-    if spiffe_id.federation != issuer.federation:
-        raise ConfigurationError(
-            f"{spiffe_id} is outside the federation {issuer.federation!r} of this authority", reason="bad_name"
-        )
-    subject = _distinguished_name(spiffe_id.federation, spiffe_id.role.value, spiffe_id.name)
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id)), *other_names])
-    builder = _leaf_or_issuing(issuer, subject, public_key, now, seconds)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_key_usage(is_authority=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage.oid]), critical=False)
-    builder = builder.add_extension(names, critical=False)
-    return builder.sign(issuer.key.pyca_key, None)
-
-
-def _leaf_or_issuing(
-    issuer: Issuer, subject: x509.Name, public_key: VerifyingKey, now: datetime, seconds: int
-) -> x509.CertificateBuilder:
-    """Return a builder with what every certificate under an issuer has: names, dates and both key identifiers."""
-    latest = issuer.certificate.not_valid_after_utc
-    if not MIN_LEAF_SECONDS <= seconds <= (latest - now).total_seconds():
-        raise ConfigurationError(
-            f"{_spoken(seconds)} of validity: at least {MIN_LEAF_SECONDS} seconds, and not beyond the issuer's own end,"
-            f" {latest:%Y-%m-%d}",
-            reason="bad_validity",
-        )
-    not_after = now + timedelta(seconds=seconds)
-    builder = _builder(subject, issuer.certificate.subject, public_key, now, not_after)
-    builder = builder.add_extension(_key_identifier(public_key), critical=False)
-    authority = x509.AuthorityKeyIdentifier(_key_identifier(issuer.key.verifying_key).digest, None, None)
-    return builder.add_extension(authority, critical=False)
-
-
-def _spoken(seconds: int) -> str:
-    days, rest = divmod(seconds, DAY_SECONDS)
-    return f"{seconds} seconds" if rest else f"{days} days"
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: VerifyingKey, now: datetime, not_after: datetime
-) -> x509.CertificateBuilder:
-    # Two thirds of a short life have to lie after its making, or a renewal would be due at once.
-    early = min(timedelta(seconds=BACKDATE_SECONDS), (not_after - now) / 2)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key.pyca_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - early)
-        .not_valid_after(not_after)
-    )
-
-
-def _as_authority(builder: x509.CertificateBuilder, federation: str, *, path_length: int) -> x509.CertificateBuilder:
-    permitted = x509.NameConstraints([x509.UniformResourceIdentifier(federation)], None)
-    return (
-        builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(_key_usage(is_authority=True), critical=True)
-        .add_extension(permitted, critical=True)
-    )
-
-
-def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
-    """RFC 9881 §5: ML-DSA keys sign, so a leaf has digitalSignature and an authority the two signing bits."""
-    return x509.KeyUsage(
-        digital_signature=not is_authority,
-        key_cert_sign=is_authority,
-        crl_sign=is_authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _key_identifier(key: VerifyingKey) -> x509.SubjectKeyIdentifier:
-    """RFC 7093 §2, method 1: the leftmost 160 bits of SHA-256 over the key itself."""
-    raw = key.pyca_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    return x509.SubjectKeyIdentifier(hashlib.sha256(raw).digest()[:_KEY_IDENTIFIER_BYTES])
-
-
-def _distinguished_name(federation: str, unit: str, name: str) -> x509.Name:
-    """Return a name for people to read. No program trusts it: the URI in the subject alternative name counts."""
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation),
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
-            x509.NameAttribute(NameOID.COMMON_NAME, name),
-        ]
-    )
 
 
 def _general_name(host: Host) -> x509.GeneralName:

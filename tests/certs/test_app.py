@@ -46,6 +46,9 @@ def test_a_list_is_served_once_there_is_one(federation: Federation) -> None:
         assert reason(hub, "GET", "/v1/crl") == "not_found"
         (federation.ca / "crl.pem").write_bytes(b"a list")
         assert hub.get("/v1/crl") == b"a list"
+        assert reason(hub, "GET", "/v1/crl-dual") == "not_found"
+        (federation.ca / "crl-dual.pem").write_bytes(b"two lists")
+        assert hub.get("/v1/crl-dual") == b"two lists"
 
 
 def test_how_far_a_request_is(federation: Federation, tmp_path: Path) -> None:
