@@ -21,6 +21,21 @@ with staged(Path(sys.argv[1])) as output:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
+# The system refuses to let a file of this process grow beyond a megabyte, as a full disk would.
+_FULL = """
+import resource, signal, sys
+from pathlib import Path
+from pqfl_transport.content.staging import staged
+from pqfl_transport.errors import PlatformError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    with staged(Path(sys.argv[1])) as output:
+        output.write(bytes(2 << 20))
+except PlatformError as error:
+    print(error.reason)
+"""
+
 
 def kill_a_writer_of(target: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _KILLED, str(target)], check=False)
@@ -82,14 +97,22 @@ def test_a_file_that_is_still_written_is_nobodys_to_remove(tmp_path: Path) -> No
     assert target.read_bytes() == b"first"
 
 
-def test_a_full_disk_is_said_and_leaves_nothing() -> None:
-    """A file that cannot be written to its end is one clear error, and the target stays as it was."""
-    folder = Path("/dev/full")
-    if not folder.exists():
-        pytest.skip("this system has no /dev/full")
-    with pytest.raises(ConfigurationError) as caught, staged(folder / "target"):
+def test_a_folder_that_takes_no_file_is_said(tmp_path: Path) -> None:
+    """What is no folder holds no staging file either: one clear error, before anything is written."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError) as caught, staged(tmp_path / "file" / "target"):
         pass
     assert caught.value.reason == "not_writable"
+
+
+def test_a_disk_that_takes_no_more_leaves_the_target_as_it_was(tmp_path: Path) -> None:
+    """A real write that the system refuses in the middle is the disk's error; the old file stays, the new one goes."""
+    (tmp_path / "target").write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, str(tmp_path / "target")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["disk"]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 def test_an_error_of_the_disk_names_the_target(tmp_path: Path) -> None:
