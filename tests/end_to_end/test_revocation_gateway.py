@@ -5,6 +5,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -104,11 +105,14 @@ def test_a_revoked_site_is_thrown_out_of_what_it_is_doing(federation: Federation
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_upload_is_cut_in_the_middle(federation: Federation, crew: Crew, tmp_path: Path, workers: int) -> None:
     """In HTTP mode too, when a fetched list says so: the backend does not get the whole, the site no answer."""
-    got: list[bytes] = []
+    under_way = threading.Event()
 
     def swallow(connection: socket.socket) -> None:
+        got_bytes = 0
         while data := connection.recv(1 << 16):
-            got.append(data)
+            got_bytes += len(data)
+            if got_bytes >= 1 << 16:
+                under_way.set()
 
     with crl_source(crl(federation)) as source, plain_server(swallow) as target:
         words = ("--allow-all", "--mode", "http", "--crl", str(tmp_path / "crl.pem"), "--crl-url", source.url,
@@ -116,8 +120,7 @@ def test_an_upload_is_cut_in_the_middle(federation: Federation, crew: Crew, tmp_
         gateway = start_server(crew, federation, target, *words)
         with tls(federation, gateway, BAD) as bad:
             bad.sendall(b"PUT /model HTTP/1.1\r\nHost: hub\r\nContent-Length: 1000000000\r\n\r\n" + bytes(1 << 16))
-            while sum(map(len, got)) < 1 << 16:
-                time.sleep(0.01)
+            assert under_way.wait(20)
             source.body = crl(federation, [federation.site(BAD)], number=2)
             # The source is asked every second here.
             assert ended_after(bad) < 1.1 + THROWN_OUT_SECONDS
