@@ -14,8 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from certs.certifying import (
     CertificationRequest,
     Certified,
@@ -30,7 +28,8 @@ from certs.certifying import (
 )
 from certs.entry import Entry, State, to_text
 from certs.folder import AuthorityFolder
-from certs.identity import make_identity, to_key_file
+from certs.founding import found, write_log_key
+from certs.identity import make_identity
 from certs.issuing import Issued, describe_request, finish, publish, recover, require_free_name
 from certs.ledger import Candidate, Preparation
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
@@ -39,19 +38,17 @@ from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_r
 from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
 from certs.staging import restored_on_failure, staged_folder
 from certs.twins import TwinFolder, load_issuer, make_issuer, make_twin, make_twin_of
-from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.advisory import sign_advisory
 from pqfl_transport.pki.authority import Host, Issuer, create_issuing, create_root
 from pqfl_transport.pki.profiles import DAY_SECONDS, Usage, find_profile
-from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party, Roster, sign_roster
+from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.statements import open_statement
 from pqfl_transport.policy import DEFAULT_LEVEL, Advisory, SecurityLevel, Withdrawal, for_level
 
 DEFAULT_FEDERATION = "pqfl"
-_LOG_ALGORITHM = "ML-DSA-65"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Authority(AuthorityFolder):
         root = create_root(federation, now=now)
         issuing = create_issuing(root, authority.level, now=now)
         with staged_folder(folder) as stage:
-            replace(authority, folder=stage)._write_new(root, issuing, passphrase, now)  # noqa: SLF001 -- the same class
+            found(replace(authority, folder=stage), root, issuing, now, passphrase=passphrase)
         return authority
 
     def issue(  # noqa: PLR0913 -- one call says everything, in keywords
@@ -352,22 +349,6 @@ class Authority(AuthorityFolder):
             if request.signing_key is not None:
                 book.propose(Candidate(holder, request.signing_key.spki, request.receiving_key, to_text(now)))
 
-    def _write_new(self, root: Issuer, issuing: Issuer, passphrase: bytes | None, now: datetime) -> None:
-        keystore.write_public(self.folder / "federation.json", self.settings())
-        pems = []
-        for name, issuer in (("root", root), ("issuing", issuing)):
-            pems.append(issuer.certificate.public_bytes(Encoding.PEM))
-            keystore.write_public(self.folder / f"{name}.pem", pems[-1])
-            keystore.write_secret(self.folder / f"{name}.key", to_key_file(issuer.key, passphrase))
-        keystore.write_public(self.ca_path, b"".join(pems))
-        write_log_key(self.folder, passphrase)
-        roster = Roster(self.federation, self.level, 1, int(now.timestamp()), MappingProxyType({}))
-        keystore.write_public(self.roster_path, sign_roster(roster, root.key))
-        with self.ledger.creating(now) as book:
-            for usage, issuer in (("root", root), ("issuing", issuing)):
-                entry = Entry.of(issuer.certificate, holder="", usage=usage, now=now, issuer=root.certificate)
-                book.enter(entry, issuer.certificate)
-
     def _issued(self, party_id: SpiffeId, out: Path) -> Issued:
         entries = [one for one in self.ledger.entries(party=str(party_id)) if one.state == State.ISSUED]
         latest = {entry.usage: entry for entry in entries if not entry.revoked_at}
@@ -385,11 +366,3 @@ class Authority(AuthorityFolder):
         with self.locked():
             finish_rotation(self)
             yield recover(self, now)
-
-
-def write_log_key(folder: Path, passphrase: bytes | None) -> None:
-    """Make the key that signs the heads of the ledger."""
-    key = SigningKey.generate(_LOG_ALGORITHM)
-    keystore.write_secret(folder / "log.key", to_key_file(key, passphrase), overwrite=True)
-    public = key.verifying_key.pyca_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    keystore.write_public(folder / "log.pub", public)

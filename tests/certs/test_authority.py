@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from certs import authority as module
+from certs import founding
 from certs.authority import Authority
 from certs.entry import State
 from certs.identity import Identity
@@ -228,7 +229,7 @@ def test_a_crash_in_the_middle_leaves_nothing_half_made(
 
 def test_a_crash_while_it_is_made_leaves_no_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with a root but without a roster would look like an authority."""
-    monkeypatch.setattr(module, "sign_roster", crash)
+    monkeypatch.setattr(founding, "sign_roster", crash)
     with pytest.raises(_Crash):
         Authority.create(tmp_path / "ca")
     assert list(tmp_path.iterdir()) == []
