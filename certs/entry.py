@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -122,6 +123,11 @@ def sha256_of(certificate: x509.Certificate) -> str:
 
 def key_sha256_of(certificate: x509.Certificate) -> str:
     """Return the fingerprint of a certificate's key in hex: SHA-256 over its SPKI."""
+    return key_sha256(certificate.public_key())
+
+
+def key_sha256(key: CertificatePublicKeyTypes) -> str:
+    """Return the fingerprint of a public key in hex: SHA-256 over its SPKI."""
     digest = Hash(SHA256())
-    digest.update(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    digest.update(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     return digest.finalize().hex()

@@ -43,7 +43,7 @@ AUDIT_FILE = "enrolment.audit.jsonl"
 DEFAULT_REQUESTS_PER_MINUTE = 60
 _PROFILE = "gateway"
 _LOOK_SECONDS = 60.0
-_EVENTS = frozenset({"joined", "renewed", "join_pending"})
+_EVENTS = frozenset({"joined", "renewed", "twin_renewed", "join_pending"})
 
 
 @dataclass(frozen=True, slots=True)
