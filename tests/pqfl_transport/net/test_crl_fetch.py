@@ -11,9 +11,9 @@ import pytest
 
 from pqfl_transport.errors import ConfigurationError, TransportError
 from pqfl_transport.net.crl_fetch import CrlPoller, fetch_crl, require_url
-from pqfl_transport.pki import keystore
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import for_level
 from tests.support.pki import Federation, make_federation
 from tests.support.revoking import crl, crl_source
@@ -52,7 +52,7 @@ def poller(
 
 
 def crl_file(federation: Federation, folder: Path) -> CrlFile:
-    return CrlFile(folder / "crl.pem", keystore.load_anchors(federation.ca_pem))
+    return CrlFile(folder / "crl.pem", Trust.load(federation.ca_pem))
 
 
 @pytest.mark.parametrize(
