@@ -36,6 +36,7 @@ from certs.rekeying import Rekeyed, read_record, require_acceptable, write_recor
 from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
 from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
 from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
+from certs.rotating_classical import retire_classical, rotate_classical
 from certs.staging import restored_on_failure, staged_folder
 from certs.twins import TwinFolder, make_issuer, make_twin, make_twin_of, renew_twin
 from pqfl_transport.errors import CertificateError, ConfigurationError
@@ -319,17 +320,28 @@ class Authority(AuthorityFolder):
         with self._changing(now):
             return rotate_issuing(self, now, level=level, announce=announce, passphrase=passphrase)
 
+    def rotate_classical(
+        self, *, announce: bool = False, passphrase: bytes | None = None, now: datetime | None = None
+    ) -> Rotated:
+        """Replace the classical issuer, or announce the next one. Raises what `rotate_classical` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return rotate_classical(self, now, announce=announce, passphrase=passphrase)
+
     def rotate_root(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Rotated:
         """Replace the root. Raises what `rotating.rotate_root` raises."""
         now = now or datetime.now(UTC)
         with self._changing(now):
             return rotate_root(self, now, passphrase=passphrase)
 
-    def retire(self, *, force: bool = False, now: datetime | None = None) -> tuple[str, ...]:
-        """Take replaced authorities out of ``ca.pem``. Raises what `rotating.retire` raises."""
+    def retire(self, *, force: bool = False, classical: bool = False, now: datetime | None = None) -> tuple[str, ...]:
+        """Take replaced authorities out of ``ca.pem``, or ``classical`` ones out of ``classical-ca.pem``.
+
+        Raises what `rotating.retire` and `rotating_classical.retire_classical` raise.
+        """
         now = now or datetime.now(UTC)
         with self._changing(now):
-            return retire(self, now, force=force)
+            return (retire_classical if classical else retire)(self, now, force=force)
 
     def log_head(self, *, now: datetime | None = None) -> bytes:
         """Return the signed head of the ledger, one JSON line: what peers keep, and later hold against the ledger.

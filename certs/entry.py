@@ -20,6 +20,16 @@ AUTHORITY_USAGES = ("root", "issuing", "cross", CLASSICAL_AUTHORITY)
 _TWIN = "classical-"
 
 
+class AuthorityUse(StrEnum):
+    """What an authority does at the moment; while one is replaced there are two of a kind."""
+
+    SIGNS = "signs"
+    ANNOUNCED = "announced"
+    """Everybody trusts it already, and it signs nothing yet."""
+    FORMER = "former"
+    """It signs no certificates any more, and lists for those that it signed until it is retired."""
+
+
 class State(StrEnum):
     """How far a certificate has come."""
 

@@ -53,7 +53,7 @@ class Twin:
         """Write the three files; the key gets mode 0600. Raises ``ConfigurationError`` over an existing key."""
         keystore.write_public(folder / CERTIFICATE, self.certificate.public_bytes(Encoding.PEM))
         keystore.write_public(folder / ANCHOR, b"".join(one.public_bytes(Encoding.PEM) for one in self.anchors))
-        keystore.write_secret(folder / KEY, _key_file(self.key, passphrase))
+        keystore.write_secret(folder / KEY, to_key_file(self.key, passphrase))
 
     def entry(self, profile: Profile, holder: SpiffeId, now: datetime) -> Entry:
         """Return what the ledger has of it before its folder is published."""
@@ -93,28 +93,34 @@ def make_issuer(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
     entry = Entry.of(made.certificate, holder="", usage=CLASSICAL_AUTHORITY, now=now)
     keystore.write_public(authority.classical_ca_path, made.certificate.public_bytes(Encoding.PEM))
     # The certificate last: before it is there nothing is signed, and a killed making leaves a key that is made again.
-    keystore.write_secret(path.with_suffix(".key"), _key_file(made.key, passphrase), overwrite=True)
+    keystore.write_secret(path.with_suffix(".key"), to_key_file(made.key, passphrase), overwrite=True)
     with authority.ledger.writing(now) as book:
         book.enter(entry, made.certificate)
     keystore.write_public(path, made.certificate.public_bytes(Encoding.PEM))
     return entry
 
 
-def load_issuer(authority: AuthorityFolder, now: datetime) -> ClassicalIssuer:
-    """Load the classical issuer.
+def load_issuer(authority: AuthorityFolder, now: datetime, path: Path | None = None) -> ClassicalIssuer:
+    """Load the classical issuer, or a former one by the path of its certificate.
 
     Raises ``ConfigurationError``: ``no_classical_issuer``, ``missing``, ``bad_key``, ``key_mismatch``, ``expired``.
     """
-    path = authority.classical_path
-    if not path.exists():
-        raise ConfigurationError(
-            f"{path}: this authority has no classical issuer; pqfl ca twin init makes one", reason="no_classical_issuer"
-        )
+    path = path or require_issuer(authority)
     certificate = keystore.load_certificate(path, now=now)
     key = load_key(path.with_suffix(".key"), authority)
     if key.public_key() != certificate.public_key():
         raise ConfigurationError(f"{path.with_suffix('.key')}: is not the private key of {path}", reason="key_mismatch")
     return ClassicalIssuer(certificate, key)
+
+
+def require_issuer(authority: AuthorityFolder) -> Path:
+    """Return the path of the issuer's certificate. Raises ``ConfigurationError`` (``no_classical_issuer``)."""
+    path = authority.classical_path
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path}: this authority has no classical issuer; pqfl ca twin init makes one", reason="no_classical_issuer"
+        )
+    return path
 
 
 def load_key(path: Path, authority: AuthorityFolder) -> ec.EllipticCurvePrivateKey:
@@ -190,6 +196,7 @@ def renew_twin(
     return TwinGrant(twin, authority.classical_anchors())
 
 
-def _key_file(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None) -> bytes:
+def to_key_file(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None) -> bytes:
+    """Return a classical private key as its file holds it: PKCS#8, encrypted where there is a passphrase."""
     pem = key_to_pem(key)
     return pem if passphrase is None else pkcs8.encrypt(pem, passphrase)
