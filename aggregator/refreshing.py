@@ -13,7 +13,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine
 from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PqflError
-from pqfl_transport.net.crl_fetch import CrlPoller, Report
+from pqfl_transport.net.crl_fetch import WAIT_SECONDS, CrlPoller, Report
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import read_public
@@ -109,7 +109,9 @@ def crl_poller(
     def store(data: bytes) -> bool:
         return file.store(data, policy)
 
-    return CrlPoller((config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds)
+    return CrlPoller(
+        (config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds, WAIT_SECONDS
+    )
 
 
 def fetch_first(poller: CrlPoller, file: CrlFile) -> None:
