@@ -23,6 +23,7 @@ from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.pki.renewing import Schedule
+from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.renewal import RenewalFiles, Renewer
 from pqfl_transport.tls.peers import read_certificate
 from pqfl_transport.twin_renewal import TwinFiles, TwinRenewer
@@ -34,8 +35,11 @@ _LONGEST_SLEEP_SECONDS = 60.0
 """A clock may be set, and somebody else may renew: the plan is made again at least this often."""
 
 
-def renewal_config(values: Values) -> RenewalConfig | None:
-    """Return what is said of renewing. Raises ``ConfigurationError`` that begins with the flag."""
+def renewal_config(values: Values, own: SpiffeId | None) -> RenewalConfig | None:
+    """Return what is said of renewing; ``own`` is the party of ``--cert``.
+
+    Raises ``ConfigurationError`` that begins with the flag.
+    """
     if "renew" not in values:
         return None
     address = Address.parse_target(values["renew"], "--renew")
@@ -44,8 +48,10 @@ def renewal_config(values: Values) -> RenewalConfig | None:
     certs, keys, twin = values["cert"], values["key"], None
     try:
         files = RenewalFiles.within(certs[0], keys[0], values["cacert"])
-        if len(certs) > 1:
-            twin = TwinFiles.within(certs[1], keys[1], values["classical-cacert"])
+        if len(certs) > 1 and own is not None:
+            twin = TwinFiles(certs[1], keys[1], values["classical-cacert"])
+            # Where another authority issued it, it does not matter here how its files lie.
+            _ = twin.present(own) is not None and twin.files
     except ConfigurationError as error:
         raise ConfigurationError(f"--renew: {error}", reason=error.reason) from error
     return RenewalConfig(address, files, values["cacert"], twin)
@@ -101,7 +107,7 @@ class Renewing:
             if one.renewal is not None:
                 plans[one.renewal.files.certificate] = _Plan(one.name)
                 if one.renewal.twin is not None:
-                    plans[one.renewal.twin.files.certificate] = _Plan(one.name, is_twin=True)
+                    plans[one.renewal.twin.certificate] = _Plan(one.name, is_twin=True)
         return [loop.create_task(self._run(plan)) for plan in plans.values()]
 
     def snapshot(self) -> dict[str, Any]:

@@ -47,28 +47,29 @@ def _system_clock() -> datetime:
 class TwinFiles:
     """The files of a second, classical certificate, and whom its peers are trusted by."""
 
-    files: RenewalFiles
+    certificate: Path
+    key: Path
     store: Path
     """The classical trust store; brought up to date where it lies beside the certificate."""
 
-    @classmethod
-    def within(cls, cert: Path, key: Path, store: Path) -> "TwinFiles":
-        """Return the files of a listener. Raises ``ConfigurationError`` (``two_folders``)."""
-        return cls(RenewalFiles.within(cert, key, store), store)
+    @property
+    def files(self) -> RenewalFiles:
+        """What a renewal replaces. Raises ``ConfigurationError`` (``two_folders``)."""
+        return RenewalFiles.within(self.certificate, self.key, self.store)
 
     @classmethod
     def in_folder(cls, folder: Path) -> "TwinFiles | None":
         """Return those of an identity folder; ``None`` where it has no twin."""
         if not (folder / "classical.pem").exists():
             return None
-        return cls.within(folder / "classical.pem", folder / "classical.key", folder / "classical-ca.pem")
+        return cls(folder / "classical.pem", folder / "classical.key", folder / "classical-ca.pem")
 
     def present(self, party: SpiffeId) -> x509.Certificate | None:
         """Return the certificate where it is the party's twin; ``None`` where another authority issued it.
 
         Raises ``ConfigurationError`` naming the file that is missing or malformed.
         """
-        certificate = keystore.read_certificate_file(self.files.certificate)
+        certificate = keystore.read_certificate_file(self.certificate)
         return certificate if is_twin_of(party, certificate, self.anchors()) else None
 
     def anchors(self) -> list[x509.Certificate]:
@@ -92,18 +93,18 @@ class TwinRenewer:
     def renew(self, tls: RenewalFiles, anchors: Path, twin: TwinFiles) -> x509.Certificate:
         """Renew a twin with a new key, in the name of the TLS certificate of its party; return the new one.
 
-        Raises ``ConfigurationError``: ``no_twin`` where it is none of this party's federation, and what loading the
-        files raises; ``CertificateError`` (``wrong_answer``); what `Hub.post` raises.
+        Raises ``ConfigurationError``: ``no_twin`` where it is none of this party's federation, ``two_folders``, and
+        what loading the files raises; ``CertificateError`` (``wrong_answer``); what `Hub.post` raises.
         """
         identity = TlsIdentity.load(tls.certificate, tls.key, anchors, self.passphrases)
         key, party = keystore.load_signing_key(tls.key, self.passphrases), chain.spiffe_id(identity.leaf)
-        present = twin.present(party)
+        present, files = twin.present(party), twin.files
         if present is None:
             raise ConfigurationError(
-                f"{twin.files.certificate}: is no twin of {party} under an issuer in {twin.store}", reason="no_twin"
+                f"{twin.certificate}: is no twin of {party} under an issuer in {twin.store}", reason="no_twin"
             )
-        passphrase = self._passphrase(twin.files.key)
-        new_key = self._waiting_key(twin.files, passphrase)
+        passphrase = self._passphrase(files.key)
+        new_key = self._waiting_key(files, passphrase)
         hub = renewing_hub(
             self.address, identity, party, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
         )
@@ -114,13 +115,13 @@ class TwinRenewer:
         grant = open_twin_answer(body)
         usage = find_profile(party.role.value).tls_usage
         require_twin_granted(grant.twin, grant.anchors, party, new_key.public_key(), usage=usage, now=self.clock())
-        new = {twin.files.certificate.name: _pem(grant.twin), twin.files.key.name: _stored(new_key, passphrase)}
-        if twin.files.anchors is not None:
+        new = {files.certificate.name: _pem(grant.twin), files.key.name: _stored(new_key, passphrase)}
+        if files.anchors is not None:
             store = with_issuers(twin.anchors(), grant.anchors, party.federation)
-            new[twin.files.anchors.name] = b"".join(map(_pem, store))
-        replace_together(twin.files.folder, new)
+            new[files.anchors.name] = b"".join(map(_pem, store))
+        replace_together(files.folder, new)
         with contextlib.suppress(FileNotFoundError):
-            (store_of(twin.files.folder) / _WAITING_KEY).unlink()
+            (store_of(files.folder) / _WAITING_KEY).unlink()
         return grant.twin
 
     def _passphrase(self, path: Path) -> bytes | None:

@@ -45,7 +45,7 @@ def config(federation: Federation, address: str, twin: Path | None = None) -> Se
 
 def test_nothing_said_is_nothing_renewed() -> None:
     """Without the flag a certificate is the operator's business."""
-    assert renewal_config({}) is None
+    assert renewal_config({}, None) is None
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_nothing_said_is_nothing_renewed() -> None:
 def test_mistakes_name_the_flag(said: dict[str, Any], named: str) -> None:
     """What could not be renewed is refused at the start."""
     with pytest.raises(ConfigurationError, match=named):
-        renewal_config(said)
+        renewal_config(said, None)
 
 
 class Clock:
@@ -165,3 +165,28 @@ def test_a_second_certificate_of_somebody_else_is_not_renewed(federation: Federa
         renewing, _, lines = run(federation, str(service.address), Clock(30), folder)
         assert service.requests == []
     assert (renewing.snapshot(), lines) == ({"renewals": {}}, "")
+
+
+def test_only_a_twin_has_to_lie_beside_its_key(federation: Federation, tmp_path: Path) -> None:
+    """The files of a twin change together; those of another authority may lie where that puts them."""
+    own = make_root("own")
+    folder = write_classical(tmp_path / "own", own, *make_leaf(own))
+    for name, ours in (("tls.pem", "classical.pem"), ("tls.key", "classical.key"), ("ca.pem", "classical-ca.pem")):
+        (folder / name).rename(folder / ours)
+    (tmp_path / "own" / "private").mkdir()
+    (folder / "classical.key").rename(folder / "private" / "classical.key")
+    federation.authority.create_classical()
+    twin = tmp_path / "twin"
+    federation.authority.issue_twin(SpiffeId.parse(federation.site_uri("north")), out=twin)
+    party, site = SpiffeId.parse(federation.site_uri("north")), federation.site("north")
+
+    def said(second: Path, key: Path) -> dict[str, Any]:
+        return {
+            "renew": "hub:1", "cert": (site / "tls.pem", second / "classical.pem"), "key": (site / "tls.key", key),
+            "cacert": site / "ca.pem", "classical-cacert": second / "classical-ca.pem",
+        }  # fmt: skip
+
+    assert renewal_config(said(folder, folder / "private" / "classical.key"), party) is not None
+    assert renewal_config(said(twin, twin / "classical.key"), party) is not None
+    with pytest.raises(ConfigurationError, match=r"--renew: .* two folders"):
+        renewal_config(said(twin, site / "tls.key"), party)

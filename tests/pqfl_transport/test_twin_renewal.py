@@ -105,7 +105,7 @@ def test_a_twin_of_another_authority_is_left_alone(federation: Federation) -> No
     north = federation.site("north")
     own = make_root("own authority")
     write_classical(north / "own", own, *make_leaf(own, uris=(federation.site_uri("north"),)))
-    files = TwinFiles.within(north / "own" / "tls.pem", north / "own" / "tls.key", north / "own" / "ca.pem")
+    files = TwinFiles(north / "own" / "tls.pem", north / "own" / "tls.key", north / "own" / "ca.pem")
     assert files.present(SpiffeId.parse(federation.site_uri("north"))) is None
     with serving(federation) as service, pytest.raises(ConfigurationError) as caught:
         renewer(service).renew(RenewalFiles(north / "tls.pem", north / "tls.key"), north / "ca.pem", files)
