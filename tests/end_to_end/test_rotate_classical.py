@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pqfl.demo.processes import Crew
 from pqfl_transport.pki import chain
@@ -79,6 +80,7 @@ def start(crew: Crew, federation: Federation, target: str, tmp_path: Path) -> Sc
     return Scene(federation, gateway)
 
 
+@pytest.mark.slow
 def test_the_classical_issuer_is_replaced_under_traffic(tmp_path: Path) -> None:
     """One connection lives until the former issuer is retired, one that was begun with a new twin beyond."""
     federation = make_federation(tmp_path / "fed", sites=(SITE,))
