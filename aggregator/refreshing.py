@@ -5,6 +5,7 @@ ends it: no site would take a round of it any more.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +16,9 @@ from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.crl_fetch import CrlPoller, Report
 from pqfl_transport.pki.crl_files import CrlFile
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import load_anchors, read_public
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 from pqfl_transport.policy import Policy
 
 Load = Callable[[int], Membership]
@@ -51,8 +52,8 @@ class RosterRefresher:
         standing = engine.standing
         current = standing.member.roster
         try:
-            data = await asyncio.to_thread(read_public, self._path, max_bytes=MAX_DOCUMENT_BYTES)
-            if data == self._seen:
+            digest = await asyncio.to_thread(self._digest)
+            if digest == self._seen:
                 return "unchanged", ""
             member = await asyncio.to_thread(self._load, current.number)
             if member.roster.level is not current.level:
@@ -61,8 +62,11 @@ class RosterRefresher:
                 engine.adopt_roster(member)
         except PqflError as error:
             return "failed", str(error)
-        self._seen = data
+        self._seen = digest
         return ("ok", "") if member.roster.number > current.number else ("unchanged", "")
+
+    def _digest(self) -> bytes:
+        return hashlib.sha256(read_public(self._path, max_bytes=MAX_ROSTER_BYTES)).digest()
 
 
 class CrlRefresher:

@@ -21,11 +21,12 @@ from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
 from pqfl_transport.crypto.pyca import FINGERPRINT_BYTES, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PqflError
 from pqfl_transport.pki import chain
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, decode_base64, parse_object
+from pqfl_transport.pki.documents import decode_base64, parse_object
 from pqfl_transport.pki.files import read_public, read_secret
 from pqfl_transport.pki.keystore import load_roster, root_keys
 from pqfl_transport.pki.passphrases import PassphraseSource, unlocked
 from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 
 _UNVERIFIED = "as the file says; its signature was not verified"
 _MAX_OWNER = 300
@@ -70,7 +71,7 @@ def facts_of(path: Path, passphrases: PassphraseSource | None = None, cacert: Pa
 
     With ``cacert`` a roster's signature is verified. Raises ``PqflError`` naming the file.
     """
-    data = read_public(path, max_bytes=max(MAX_RING_BYTES, MAX_DOCUMENT_BYTES))
+    data = read_public(path, max_bytes=max(MAX_RING_BYTES, MAX_ROSTER_BYTES))
     if _PRIVATE in data:
         data = read_secret(path, max_bytes=MAX_RING_BYTES)
     try:

@@ -5,6 +5,7 @@ roster without this site, and an aggregator whose certificate does not count any
 on with.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +19,10 @@ from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.net.crl_fetch import CrlPoller, require_url
 from pqfl_transport.participant import Participant
 from pqfl_transport.pki.crl_files import CrlFile
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import load_anchors, read_public
 from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.revocation import Stale
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.standing import Standing
 
@@ -87,11 +88,11 @@ class Upkeep:
     def _keep_roster(self) -> None:
         participant, former = self._participant, self._participant.member.roster
         try:
-            data = read_public(self._roster_path, max_bytes=MAX_DOCUMENT_BYTES)
-            if data == self._roster_seen:
+            digest = hashlib.sha256(read_public(self._roster_path, max_bytes=MAX_ROSTER_BYTES)).digest()
+            if digest == self._roster_seen:
                 return
             member = self._load(former.number)
-            self._roster_seen = data
+            self._roster_seen = digest
             if member.roster.level is not former.level:
                 raise ConfigurationError("another level is taken on by a restart", reason="needs_restart")
             if member.roster.number == former.number:
