@@ -58,6 +58,8 @@ class AggregatorConfig:
     initial_model: Path
     """``.npz`` or ``.safetensors``: model version 0."""
     rounds: RoundsConfig
+    roster_state: Path | None = None
+    """Where the highest number of the roster is remembered; beside the roster unless given."""
     passphrase_file: Path | None = None
     """Where the passphrase of an encrypted ``signing.key`` is read; the environment's where there is none."""
     keys: Path | None = None
@@ -97,6 +99,7 @@ def load_config(path: Path) -> AggregatorConfig:
         initial_model=model.path("initial"),
         passphrase_file=aggregator.optional_path("passphrase_file"),
         rounds=_rounds(Section(path, document, "rounds")),
+        roster_state=aggregator.optional_path("roster_state"),
         advisory=aggregator.optional_path("advisory"),
         reload_seconds=aggregator.number("reload_seconds", DEFAULT_RELOAD_SECONDS, least=1),
         crl=crl,

@@ -27,6 +27,7 @@ from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.keystore import load_anchors, root_keys
 from pqfl_transport.pki.membership import Membership, load_membership, under_policy
+from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
@@ -44,6 +45,7 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         return load_membership(
             config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, policy=rounds.policy,
             passphrases=chosen(config.passphrase_file), at_least_number=at_least_number,
+            seen_path=config.roster_state or beside(config.roster),
         )  # fmt: skip
 
     member = load(0)

@@ -12,11 +12,12 @@ the good ``federation.ca_pem`` to trust.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -28,6 +29,7 @@ from certs.authority import Authority
 from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.profiles import PROFILES
+from pqfl_transport.pki.roster import sign_roster
 from pqfl_transport.policy import leaf_algorithm
 
 SITES = ("hospital-north", "hospital-south", "hospital-east")
@@ -121,6 +123,14 @@ class Signer:
 
     certificate: x509.Certificate
     key: PrivateKey
+
+
+def publish_roster(signer: Federation, path: Path, **changes: Any) -> Path:
+    """Sign the federation's roster with some of its fields changed, as ``number``, into a file."""
+    roster = replace(signer.authority.roster(), **changes)
+    key = keystore.load_signing_key(signer.ca / "root.key")
+    keystore.write_public(path, sign_roster(roster, key))
+    return path
 
 
 def federation_signer(federation: Federation) -> Signer:
