@@ -22,6 +22,7 @@ from pqfl_transport.crypto.pyca import FINGERPRINT_BYTES, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PqflError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.documents import decode_base64, parse_object
+from pqfl_transport.pki.extensions import find_extension
 from pqfl_transport.pki.files import read_public, read_secret
 from pqfl_transport.pki.keystore import load_roster, root_keys
 from pqfl_transport.pki.passphrases import PassphraseSource, unlocked
@@ -154,10 +155,10 @@ def _of_certificate(path: Path, certificate: x509.Certificate) -> KeyFacts:
 
 
 def _certificate_kind(certificate: x509.Certificate) -> str:
-    constraints = chain.find_extension(certificate, x509.BasicConstraints)
+    constraints = find_extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return "root certificate" if chain.is_self_signed(certificate) else "issuing certificate"
-    usages = chain.find_extension(certificate, x509.ExtendedKeyUsage) or ()
+    usages = find_extension(certificate, x509.ExtendedKeyUsage) or ()
     words = [usage.value for usage in Usage if usage.oid in usages]
     return " ".join([*words, "certificate"])
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,11 +24,10 @@ from cryptography.x509.oid import ExtensionOID, PublicKeyAlgorithmOID, Signature
 from pqfl_transport.algorithms import TABLE
 from pqfl_transport.crypto.pyca import MLDSAPublicKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, PolicyError
+from pqfl_transport.pki.extensions import all_extensions, describe, find_extension, require_readable
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy
-
-Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 MAX_PEM_BYTES = 1024 * 1024
 MAX_CERTIFICATES = 64
@@ -280,16 +278,6 @@ def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None
     return tuple(hosts)
 
 
-def require_readable(certificate: x509.Certificate) -> None:
-    """Raise ``CertificateError`` (``malformed``) here, because the library parses names, dates and extensions late."""
-    try:
-        _ = (certificate.subject, certificate.issuer)
-        _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    except (ValueError, TypeError) as error:
-        raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
-    _extensions(certificate)
-
-
 def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether this issuer's key signed a certificate in this issuer's name."""
     if certificate.issuer != issuer.subject:
@@ -334,7 +322,7 @@ def _require_signature_algorithm(certificate: x509.Certificate, issuer: x509.Cer
 
 def require_understood(certificate: x509.Certificate) -> None:
     """Raise ``CertificateError`` (``bad_usage``) for a critical extension that nobody here evaluates."""
-    for extension in _extensions(certificate):
+    for extension in all_extensions(certificate):
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise _bad_usage(certificate, f"has the critical extension {extension.oid.dotted_string}")
 
@@ -359,21 +347,6 @@ def _constrained_id(path: Sequence[x509.Certificate]) -> SpiffeId:
                 reason="bad_name",
             )
     return party
-
-
-def _extensions(certificate: x509.Certificate) -> x509.Extensions:
-    try:
-        return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise CertificateError(f"{describe(certificate)}: malformed extensions: {error}", reason="malformed") from error
-
-
-def find_extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
-    """Return an extension's value, None where there is none. Raises ``CertificateError`` (``malformed``)."""
-    try:
-        return _extensions(certificate).get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def public_key(certificate: x509.Certificate) -> object:
@@ -403,8 +376,3 @@ def _untrusted(leaf: x509.Certificate, anchors: Sequence[x509.Certificate]) -> C
 
 def _bad_usage(certificate: x509.Certificate, why: str) -> CertificateError:
     return CertificateError(f"{describe(certificate)} {why}", reason="bad_usage")
-
-
-def describe(certificate: x509.Certificate) -> str:
-    """Return what a sentence calls a certificate."""
-    return f"certificate {certificate.subject.rfc4514_string()!r}"

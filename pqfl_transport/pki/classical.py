@@ -15,17 +15,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pqfl_transport.errors import CertificateError
 from pqfl_transport.pki.chain import (
-    describe,
-    find_extension,
     is_signed_by,
     key_algorithm_name,
     public_key,
     require_authority,
-    require_readable,
     require_understood,
     require_valid_now,
     signature_algorithm_name,
 )
+from pqfl_transport.pki.extensions import describe, find_extension, require_readable
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.policy import Classical
 

@@ -19,6 +19,7 @@ from pqfl_transport.crypto.contexts import Context
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.extensions import find_extension
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
@@ -131,11 +132,11 @@ def test_they_are_what_pqfl_ca_would_have_made(ring: Path, tmp_path: Path) -> No
         assert abs(validity(theirs) - validity(own)) < timedelta(seconds=5)
         assert theirs.serial_number.bit_length() > 100
         raw = theirs.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        identifier = chain.find_extension(theirs, x509.SubjectKeyIdentifier)
+        identifier = find_extension(theirs, x509.SubjectKeyIdentifier)
         assert identifier is not None
         assert identifier.digest == hashlib.sha256(raw).digest()[:20]
-    issuing = chain.find_extension(certificate(ring / "ca" / "issuing.pem"), x509.SubjectKeyIdentifier)
-    by = chain.find_extension(certificate(ring / "gateway" / "tls.pem"), x509.AuthorityKeyIdentifier)
+    issuing = find_extension(certificate(ring / "ca" / "issuing.pem"), x509.SubjectKeyIdentifier)
+    by = find_extension(certificate(ring / "gateway" / "tls.pem"), x509.AuthorityKeyIdentifier)
     assert issuing is not None
     assert by is not None
     assert (by.key_identifier, by.authority_cert_issuer) == (issuing.digest, None)
