@@ -23,6 +23,7 @@ from pqfl_transport.crypto import pkcs8
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.authority import Host
+from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.profiles import Profile
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.twins import (
@@ -86,7 +87,8 @@ def make_issuer(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
     # One that was removed keeps its name: who still trusts it has to be able to tell the two apart.
     former = sum(one.usage == CLASSICAL_AUTHORITY for one in authority.ledger.entries())
     name = f"{CLASSICAL_AUTHORITY}-{former + 1}" if former else CLASSICAL_AUTHORITY
-    made = create_classical(authority.federation, now=now, name=name)
+    issuing = keystore.read_certificate_file(authority.folder / "issuing.pem")
+    made = create_classical(authority.federation, now=now, name=name, hosts=permitted_hosts(issuing))
     entry = Entry.of(made.certificate, holder="", usage=CLASSICAL_AUTHORITY, now=now)
     # The certificate last: before it is there nothing is signed, and a killed making leaves a key that is made again.
     keystore.write_secret(path.with_suffix(".key"), _key_file(made.key, passphrase), overwrite=True)

@@ -24,6 +24,7 @@ from cryptography.x509.oid import ExtensionOID, PublicKeyAlgorithmOID, Signature
 from pqfl_transport.algorithms import TABLE
 from pqfl_transport.crypto.pyca import MLDSAPublicKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, PolicyError
+from pqfl_transport.pki.constraints import require_permitted
 from pqfl_transport.pki.extensions import all_extensions, describe, find_extension, require_readable
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import SpiffeId
@@ -132,7 +133,8 @@ class ChainVerifier:
             try:
                 _verify_path(path, self._policy, now)
                 require_usage(leaf, usage)
-                party = _constrained_id(path)
+                party = spiffe_id(leaf)
+                require_permitted(path)
             except CertificateError as error:
                 failure = failure or error
             else:
@@ -260,24 +262,6 @@ def is_self_signed(certificate: x509.Certificate) -> bool:
     return is_signed_by(certificate, certificate)
 
 
-def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None:
-    """Return the federations that an authority's name constraint permits; ``None`` where it has no such extension.
-
-    Only permitted URI hosts are understood. Anything else under this extension restricts names in a way that would
-    have to be evaluated (RFC 5280 §4.2.1.10), so it is refused with ``CertificateError`` (``bad_name``).
-    """
-    constraints = find_extension(authority, x509.NameConstraints)
-    if constraints is None:
-        return None
-    permitted = constraints.permitted_subtrees or []
-    hosts = [name.value for name in permitted if isinstance(name, x509.UniformResourceIdentifier)]
-    if constraints.excluded_subtrees or not hosts or len(hosts) != len(permitted):
-        raise CertificateError(
-            f"{describe(authority)} has a name constraint other than permitted URI hosts", reason="bad_name"
-        )
-    return tuple(hosts)
-
-
 def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether this issuer's key signed a certificate in this issuer's name."""
     if certificate.issuer != issuer.subject:
@@ -335,18 +319,6 @@ def require_authority(certificate: x509.Certificate, *, authorities_below: int) 
         raise _bad_usage(certificate, "signed another one and is no authority's")
     if constraints.path_length is not None and authorities_below > constraints.path_length:
         raise _bad_usage(certificate, f"permits {constraints.path_length} authorities beneath it")
-
-
-def _constrained_id(path: Sequence[x509.Certificate]) -> SpiffeId:
-    party = spiffe_id(path[0])
-    for authority in path[1:]:
-        permitted = permitted_federations(authority)
-        if permitted is not None and party.federation not in permitted:
-            raise CertificateError(
-                f"{party} is outside the federation of {describe(authority)}, which is {', '.join(permitted)}",
-                reason="bad_name",
-            )
-    return party
 
 
 def public_key(certificate: x509.Certificate) -> object:

@@ -41,15 +41,19 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 
 
 def create_classical(
-    federation: str, *, now: datetime, days: int = ISSUING_DAYS, name: str = "classical"
-) -> ClassicalIssuer:
+    federation: str, *, now: datetime, days: int = ISSUING_DAYS, name: str = "classical",
+    hosts: Sequence[str] | None = None,
+) -> ClassicalIssuer:  # fmt: skip
     """Make the classical issuer of a federation; nothing but leaves can be beneath it.
 
+    ``hosts`` are the domains and networks that it permits (`profiles.parse_hosts`). It does not constrain directory
+    names, because its peers may be in Go (`builders.constraints_of`).
     Raises ``CertificateError`` where the federation's name is outside the grammar.
     """
     require_label("federation", federation)
     key = generate_key()
-    builder = builders.root(federation, name, key.public_key(), now=now, days=days, path_length=0)
+    constraints = builders.constraints_of(federation, hosts=hosts)
+    builder = builders.root(federation, name, key.public_key(), constraints, now=now, days=days, path_length=0)
     return ClassicalIssuer(builder.sign(key, SHA256()), key)
 
 

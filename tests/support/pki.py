@@ -158,9 +158,15 @@ def sign_leaf(
     begin: datetime | None = None,
     days: float = 30,
     key_usage: x509.KeyUsage | None = None,
+    subject: x509.Name | None = None,
+    names: Sequence[x509.GeneralName] = (x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))),
 ) -> x509.Certificate:
-    """Sign a leaf that says exactly this; ``begin`` is now unless given, no ``usages`` means no such extension."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
+    """Sign a leaf that says exactly this; ``begin`` is now unless given, no ``usages`` means no such extension.
+
+    The subject is of the signer's organization unless given.
+    """
+    organization = signer.certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    subject = subject or x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
     begin = begin or datetime.now(UTC)
     builder = _builder(subject, signer.certificate.subject, key, begin, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -168,9 +174,8 @@ def sign_leaf(
     builder = builder.add_extension(_key_identifier_of(signer.certificate), critical=False)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
-    names += [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    all_names = [*(x509.UniformResourceIdentifier(uri) for uri in uris), *names]
+    builder = builder.add_extension(x509.SubjectAlternativeName(all_names), critical=False)
     return _sign(builder, signer.key)
 
 
