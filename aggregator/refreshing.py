@@ -104,7 +104,7 @@ def crl_poller(
     config: AggregatorConfig, file: CrlFile, policy: Policy, federation: str, report: Report
 ) -> CrlPoller | None:
     """Return what keeps the file current, where there is a source."""
-    if config.crl_url is None:
+    if not config.crl_urls:
         return None
     anchors = read_public(config.cacert)
 
@@ -113,7 +113,7 @@ def crl_poller(
     def store(data: bytes) -> bool:
         return file.store(data, policy)
 
-    return CrlPoller((config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds)
+    return CrlPoller(config.crl_urls, fetch, store, lambda: file.revocations, report, config.crl_poll_seconds)
 
 
 def fetch_first(poller: CrlPoller, file: CrlFile) -> None:

@@ -121,22 +121,25 @@ class Upkeep:
 
 
 def crl_source(
-    path: Path | str | None, url: str | None, stale: Stale | str, anchors_path: Path, ruling: Ruling
+    path: Path | str | None, url: str | Sequence[str] | None, stale: Stale | str, anchors_path: Path, ruling: Ruling
 ) -> tuple[CrlFile | None, CrlPoller | None]:
     """Return where a site's revocation lists are, and what keeps that file current, where there are any.
 
+    Several of ``url`` are tried in their order.
     Raises ``ConfigurationError``.
     """
     if path is None:
-        if url is not None:
+        if url:
             raise ConfigurationError("crl_url needs crl_path, where the last good lists are kept", reason="missing")
         return None, None
     if stale not in tuple(Stale):
         raise ConfigurationError(f"crl_stale {stale!r}: expected {' or '.join(Stale)}", reason="bad_config")
     crls = CrlFile(Path(path), load_anchors(anchors_path), Stale(stale))
-    if url is None:
+    urls = (url,) if isinstance(url, str) else tuple(url or ())
+    if not urls:
         return crls, None
-    require_url(url, "crl_url")
+    for one in urls:
+        require_url(one, "crl_url")
     anchors_pem = read_public(anchors_path)
 
     fetch = asking(lambda: (anchors_pem, ruling.policy, ruling.federation))
@@ -144,7 +147,7 @@ def crl_source(
     def store(data: bytes) -> bool:
         return crls.store(data, ruling.policy)
 
-    return crls, CrlPoller((url,), fetch, store, lambda: crls.revocations, _report)
+    return crls, CrlPoller(urls, fetch, store, lambda: crls.revocations, _report)
 
 
 def _report(event: str, facts: dict[str, object]) -> None:
