@@ -35,7 +35,7 @@ from certs.ledger import Candidate, Preparation
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
 from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
 from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
-from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
+from certs.rotating import PRESENT, Hosts, Rotated, finish_rotation, retire, rotate_issuing, rotate_root
 from certs.rotating_classical import retire_classical, rotate_classical
 from certs.staging import restored_on_failure, staged_folder
 from certs.twins import TwinFolder, make_issuer, make_twin, make_twin_of, renew_twin
@@ -64,19 +64,21 @@ class Authority(AuthorityFolder):
         *,
         federation: str = DEFAULT_FEDERATION,
         level: SecurityLevel | str = DEFAULT_LEVEL,
+        hosts: Sequence[str] | None = None,
         passphrase: bytes | None = None,
         now: datetime | None = None,
     ) -> Self:
         """Make root, issuing authority and an empty roster number 1; the folder appears whole or not at all.
 
-        With a passphrase all private keys are encrypted. ``now`` is the system's clock unless given. Raises
+        ``hosts`` are the domains and networks that the issuing authority permits, any unless given. With a passphrase
+        all private keys are encrypted. ``now`` is the system's clock unless given. Raises
         ``ConfigurationError``: ``exists`` for a folder that holds anything, ``unknown_level``; ``CertificateError``
         (``bad_name``) for a name outside the grammar.
         """
         now = now or datetime.now(UTC)
         authority = cls(folder, federation, for_level(level).level)
         root = create_root(federation, now=now)
-        issuing = create_issuing(root, authority.level, now=now)
+        issuing = create_issuing(root, authority.level, now=now, hosts=hosts)
         with staged_folder(folder) as stage:
             found(replace(authority, folder=stage), root, issuing, now, passphrase=passphrase)
         return authority
@@ -130,7 +132,10 @@ class Authority(AuthorityFolder):
             return self._issued(party_id, out)
 
     def create_classical(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Entry:
-        """Make the classical issuer, for a migration. Raises ``ConfigurationError`` (``exists``)."""
+        """Make the classical issuer, for a migration; it permits the hosts that the issuing authority permits now.
+
+        Raises ``ConfigurationError`` (``exists``).
+        """
         now = now or datetime.now(UTC)
         with self._changing(now):
             return make_issuer(self, now, passphrase=passphrase)
@@ -312,13 +317,13 @@ class Authority(AuthorityFolder):
             return publish_roster(self, sign_planned(self, plan.following, now), now)
 
     def rotate_issuing(
-        self, *, level: SecurityLevel | None = None, announce: bool = False, passphrase: bytes | None = None,
-        now: datetime | None = None,
+        self, *, level: SecurityLevel | None = None, hosts: Hosts = PRESENT, announce: bool = False,
+        passphrase: bytes | None = None, now: datetime | None = None,
     ) -> Rotated:  # fmt: skip
         """Replace the issuing authority, or announce the next one. Raises what `rotating.rotate_issuing` raises."""
         now = now or datetime.now(UTC)
         with self._changing(now):
-            return rotate_issuing(self, now, level=level, announce=announce, passphrase=passphrase)
+            return rotate_issuing(self, now, level=level, hosts=hosts, announce=announce, passphrase=passphrase)
 
     def rotate_classical(
         self, *, announce: bool = False, passphrase: bytes | None = None, now: datetime | None = None

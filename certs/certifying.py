@@ -19,6 +19,7 @@ from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
+from pqfl_transport.pki.extensions import describe, find_extension
 from pqfl_transport.pki.profiles import DAY_SECONDS, Profile, Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy
@@ -189,7 +190,7 @@ def default_seconds(issuer: x509.Certificate, profile: Profile, now: datetime) -
 
 def hosts_of(certificate: x509.Certificate) -> tuple[Host, ...]:
     """Return the host names and addresses of a certificate that this authority made."""
-    names = chain.find_extension(certificate, x509.SubjectAlternativeName)
+    names = find_extension(certificate, x509.SubjectAlternativeName)
     if names is None:
         return ()
     addresses = (ip_address(str(value)) for value in names.get_values_for_type(x509.IPAddress))
@@ -206,11 +207,11 @@ def require_ours(
     entry = next((one for one in known if one.sha256 == sha256_of(certificate)), None)
     if entry is not None and entry.revoked_at:
         raise CertificateError(
-            f"{chain.describe(certificate)} was revoked {entry.revoked_at}: {entry.reason}", reason="revoked"
+            f"{describe(certificate)} was revoked {entry.revoked_at}: {entry.reason}", reason="revoked"
         )
     if entry is None or (entry.id, entry.usage) != (str(party), usage):
         raise CertificateError(
-            f"{chain.describe(certificate)} is not one that this authority gave {party} for {usage} use",
+            f"{describe(certificate)} is not one that this authority gave {party} for {usage} use",
             reason="not_ours",
         )
     chain.require_valid_now(certificate, now)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 
 from cryptography import x509
@@ -25,6 +26,7 @@ from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.advisory import open_advisory
 from pqfl_transport.pki.authority import create_issuing, create_root, cross_sign, recertify_issuing
+from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.profiles import ISSUING_DAYS
 from pqfl_transport.pki.references import identifier_of
 from pqfl_transport.policy import SecurityLevel
@@ -32,6 +34,17 @@ from pqfl_transport.policy import SecurityLevel
 CROSS = "root-cross.pem"
 """The new root's key certified by the old root: whoever trusts the old one can check the new one by it."""
 _NEXT = "next"
+
+
+class Present(Enum):
+    """What stays as it is."""
+
+    PRESENT = "present"
+
+
+PRESENT = Present.PRESENT
+Hosts = Sequence[str] | Present | None
+"""Domains and networks (`profiles.parse_hosts`), ``None`` for any, ``PRESENT`` for those of the present authority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ def rotate_issuing(
     now: datetime,
     *,
     level: SecurityLevel | None = None,
+    hosts: Hosts = PRESENT,
     announce: bool = False,
     passphrase: bytes | None = None,
 ) -> Rotated:
@@ -58,11 +72,13 @@ def rotate_issuing(
     caller holds the lock. Raises ``ConfigurationError``: ``already_announced``, ``missing``.
     """
     announced = authority.announced_path
-    if announced.exists() and (announce or level is not None):
+    if announced.exists() and (announce or level is not None or hosts is not PRESENT):
         raise ConfigurationError(
             f"{announced}: was announced before; take it into use first", reason="already_announced"
         )
-    files = _announced_files(announced) if announced.exists() else _new_issuing(authority, now, level, passphrase)
+    files = (
+        _announced_files(announced) if announced.exists() else _new_issuing(authority, now, level, hosts, passphrase)
+    )
     certificate = chain.load_certificates(files["issuing.pem"])[0]
     root, issuing = _present(authority)[:2]
     leading = [root, issuing, certificate] if announce else [root, certificate]
@@ -84,12 +100,14 @@ def _announced_files(folder: Path) -> dict[str, bytes]:
 
 
 def _new_issuing(
-    authority: AuthorityFolder, now: datetime, level: SecurityLevel | None, passphrase: bytes | None
+    authority: AuthorityFolder, now: datetime, level: SecurityLevel | None, hosts: Hosts, passphrase: bytes | None
 ) -> dict[str, bytes]:
     root = authority.issuer("root", now)
+    if isinstance(hosts, Present):
+        hosts = permitted_hosts(keystore.read_certificate_file(authority.folder / "issuing.pem"))
     days = min(ISSUING_DAYS, (root.certificate.not_valid_after_utc - now).days)
     name = next_name(authority, "issuing")
-    made = create_issuing(root, level or authority.level, now=now, days=days, name=name)
+    made = create_issuing(root, level or authority.level, now=now, days=days, name=name, hosts=hosts)
     enter(authority, made.certificate, "issuing", root.certificate, now)
     return {
         "issuing.pem": made.certificate.public_bytes(Encoding.PEM),

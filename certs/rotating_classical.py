@@ -13,7 +13,7 @@ from certs.entry import CLASSICAL_AUTHORITY, sha256_of
 from certs.folder import AuthorityFolder
 from certs.rotating import Rotated, enter, keep_former, next_name, require_unneeded, switch, to_pem, write
 from certs.staging import staged_folder
-from certs.twins import CERTIFICATE, KEY, require_issuer, to_key_file
+from certs.twins import CERTIFICATE, KEY, present_hosts, require_issuer, to_key_file
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.twins import create_classical
@@ -71,6 +71,7 @@ def retire_classical(authority: AuthorityFolder, now: datetime, *, force: bool =
 
 
 def _new_issuer(authority: AuthorityFolder, now: datetime, passphrase: bytes | None) -> dict[str, bytes]:
-    made = create_classical(authority.federation, now=now, name=next_name(authority, CLASSICAL_AUTHORITY))
+    name = next_name(authority, CLASSICAL_AUTHORITY)
+    made = create_classical(authority.federation, now=now, name=name, hosts=present_hosts(authority))
     enter(authority, made.certificate, CLASSICAL_AUTHORITY, made.certificate, now)
     return {CERTIFICATE: made.certificate.public_bytes(Encoding.PEM), KEY: to_key_file(made.key, passphrase)}

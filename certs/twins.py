@@ -24,6 +24,7 @@ from pqfl_transport.crypto import pkcs8
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.authority import Host
+from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.profiles import Profile
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.twin_renewal import TwinGrant, TwinRenewal
@@ -89,7 +90,7 @@ def make_issuer(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
     # One that was removed keeps its name: who still trusts it has to be able to tell the two apart.
     former = sum(one.usage == CLASSICAL_AUTHORITY for one in authority.ledger.entries())
     name = f"{CLASSICAL_AUTHORITY}-{former + 1}" if former else CLASSICAL_AUTHORITY
-    made = create_classical(authority.federation, now=now, name=name)
+    made = create_classical(authority.federation, now=now, name=name, hosts=present_hosts(authority))
     entry = Entry.of(made.certificate, holder="", usage=CLASSICAL_AUTHORITY, now=now)
     keystore.write_public(authority.classical_ca_path, made.certificate.public_bytes(Encoding.PEM))
     # The certificate last: before it is there nothing is signed, and a killed making leaves a key that is made again.
@@ -98,6 +99,11 @@ def make_issuer(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
         book.enter(entry, made.certificate)
     keystore.write_public(path, made.certificate.public_bytes(Encoding.PEM))
     return entry
+
+
+def present_hosts(authority: AuthorityFolder) -> tuple[str, ...] | None:
+    """Return the domains and networks that the issuing authority permits: a classical issuer permits the same."""
+    return permitted_hosts(keystore.read_certificate_file(authority.folder / "issuing.pem"))
 
 
 def load_issuer(authority: AuthorityFolder, now: datetime, path: Path | None = None) -> ClassicalIssuer:

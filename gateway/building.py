@@ -18,9 +18,11 @@ from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.advisory import Seen, digest_of
-from pqfl_transport.pki.keystore import load_roster, read_secret, root_keys
+from pqfl_transport.pki.keystore import read_secret, root_keys
 from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
+from pqfl_transport.pki.roster import Roster
+from pqfl_transport.pki.roster_files import RosterReader
 from pqfl_transport.pki.ruling import load_advisory, load_policy
 from pqfl_transport.policy import Advised, Constraints, Costs, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
@@ -32,7 +34,7 @@ class _Memory:
     """What never goes back while the process lives, by the name of the listener."""
 
     crl_numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    roster_numbers: Mapping[str, int] = field(default_factory=dict)
+    rosters: dict[str, RosterReader] = field(default_factory=dict)
     is_first: bool = True
     """Whether nothing was read yet."""
     advisories: dict[str, Seen] = field(default_factory=dict)
@@ -53,11 +55,6 @@ def source_of(role: Role, flags: Values, file: Path | None) -> Source:
             listener.name: listener.tls.revocations.numbers
             for listener in source.config.listeners
             if listener.tls.revocations is not None
-        }
-        memory.roster_numbers = {
-            listener.name: listener.http.roster.number
-            for listener in source.config.listeners
-            if listener.http.roster is not None
         }
         return _service(collect(role, flags, file), memory)
 
@@ -111,7 +108,7 @@ def _listener(
         tls=tls,
         name=name,
         mode=Mode(values.get("mode", Mode.TCP)),
-        http=_http(tls, values, memory.roster_numbers.get(name, 0)),
+        http=_http(tls, values, memory.rosters.setdefault(name, RosterReader())),
         limits=_limits(values),
         advised=advised,
         renewal=renewal_config(values, tls.own.id),
@@ -235,17 +232,25 @@ def _identities(values: Values, passphrases: PassphraseSource) -> tuple[TlsIdent
     return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:], passphrases)
 
 
-def _http(tls: TlsConfig, values: Values, roster_number: int) -> HttpRules:
+def _http(tls: TlsConfig, values: Values, reader: RosterReader) -> HttpRules:
     rules = []
     for text in values.get("allow-path", ()):
         method, _, path = text.partition(" ")
         if not method.isalpha() or not path.startswith("/"):
             raise ConfigurationError(f"--allow-path {text!r}: expected as 'GET /v1/*'", reason="bad_config")
         rules.append((method.upper(), path))
-    roster = None
-    if "roster" in values:
-        federation = None if tls.own.id is None else tls.own.id.federation
-        roster = load_roster(
-            values["roster"], root_keys(tls.identity.anchors), at_least_number=roster_number, federation=federation
-        )
-    return HttpRules(Profile(values.get("profile", Profile.PLAIN)), tuple(rules), roster)
+    return HttpRules(Profile(values.get("profile", Profile.PLAIN)), tuple(rules), _roster(tls, values, reader))
+
+
+def _roster(tls: TlsConfig, values: Values, reader: RosterReader) -> Roster | None:
+    if "roster" not in values:
+        if "roster-state" in values:
+            raise ConfigurationError("--roster-state needs --roster", reason="missing")
+        return None
+    federation = None if tls.own.id is None else tls.own.id.federation
+    roots, state = root_keys(tls.identity.anchors), values.get("roster-state")
+    try:
+        return reader.read(values["roster"], roots, federation=federation, seen_path=state)
+    except ConfigurationError as error:
+        flag = "--roster-state" if error.reason == "not_writable" else "--roster"
+        raise ConfigurationError(f"{flag}: {error}", reason=error.reason) from error

@@ -21,6 +21,7 @@ from pqfl_transport.hub import TIMEOUT_SECONDS, Hub
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.enrolment import CA_PATH, RENEW_PATH, Grant, Holder, open_grant, renewal_request
+from pqfl_transport.pki.extensions import describe
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
 from pqfl_transport.pki.profiles import Usage, find_profile
 from pqfl_transport.pki.rooted import require_vouched_for
@@ -191,7 +192,7 @@ def require_granted(
     """Raise ``CertificateError`` unless this is the party's certificate for this key: what was asked for."""
     named = chain.verify_chain(certificate, tuple(anchors), policy=policy, usage=usage, now=now)
     if named != party or chain.verifying_key(certificate) != key.verifying_key:
-        raise CertificateError(f"{chain.describe(certificate)} is not what {party} asked for", reason="wrong_answer")
+        raise CertificateError(f"{describe(certificate)} is not what {party} asked for", reason="wrong_answer")
 
 
 @dataclass(frozen=True, slots=True)

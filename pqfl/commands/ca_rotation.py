@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from certs.authority import Authority
-from certs.rotating import CROSS, Rotated
-from pqfl.commands.ca_options import DIR, JSON, LEVEL, blaming
+from certs.rotating import CROSS, PRESENT, Rotated
+from pqfl.commands.ca_options import DIR, HOSTS, JSON, LEVEL, blaming
 from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, passphrase_option, passphrases_of
 from pqfl.commands.reading import say
 from pqfl_transport.policy import SecurityLevel
@@ -28,14 +28,16 @@ def rotate_group() -> None:
 @rotate_group.command("issuing")
 @DIR
 @click.option("--level", type=LEVEL, help="Issue at another level from now on.")
+@HOSTS
 @click.option("--announce", is_flag=True, help="Put it into ca.pem and do not use it yet; run again to use it.")
 @_ENCRYPT
 @passphrase_option
 @new_passphrase_option
 @JSON
-def rotate_issuing(
+def rotate_issuing(  # noqa: PLR0913, PLR0917 -- one argument a flag
     folder: Path,
     level: str | None,
+    hosts: tuple[tuple[str, ...] | None] | None,
     announce: bool,
     encrypt: bool,
     passphrase_file: Path | None,
@@ -44,15 +46,16 @@ def rotate_issuing(
 ) -> None:
     """Make the next issuing authority under the same root. Needs root.key.
 
-    Where traffic must not stop: first with --announce, give ca.pem to everybody, and then without. Certificates of the
-    old one stay good.
+    It permits the hosts that the present one permits, unless --hosts says otherwise. Where traffic must not stop: first
+    with --announce, give ca.pem to everybody, and then without. Certificates of the old one stay good.
     """
     passphrase = new_passphrase("the new issuing.key", new_passphrase_file, environment=False) if encrypt else None
     with blaming(_FLAGS):
         authority = Authority.open(folder, passphrases_of(passphrase_file))
         made = authority.rotate_issuing(
-            level=None if level is None else SecurityLevel(level), announce=announce, passphrase=passphrase
-        )
+            level=None if level is None else SecurityLevel(level), hosts=PRESENT if hosts is None else hosts[0],
+            announce=announce, passphrase=passphrase,
+        )  # fmt: skip
     used = "signs certificates from now on" if made.in_use else "is announced; run this again when everybody has ca.pem"
     _tell(authority, made, f"issuing authority ({made.entry.algorithm}) {used}", as_json=as_json)
 

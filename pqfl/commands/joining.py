@@ -17,7 +17,7 @@ from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.chain import key_algorithm_name, verifying_key
 from pqfl_transport.pki.files import read_secret, write_public
-from pqfl_transport.pki.roster import open_roster
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, open_roster
 from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.pki.tokens import JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
@@ -124,7 +124,8 @@ def _roster(joiner: Joiner, joined: Joined) -> tuple[int | None, bool]:
     folder, token = joined.folder, joiner.token
     try:
         identity = TlsIdentity.load(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
-        data = Hub.known(joiner.hub, identity, token.service, for_level(token.level)).get("/v1/roster")
+        hub = Hub.known(joiner.hub, identity, token.service, for_level(token.level))
+        data = hub.get("/v1/roster", max_bytes=MAX_ROSTER_BYTES)
         roots = keystore.root_keys(keystore.load_anchors(folder / "ca.pem"))
         roster = open_roster(data, roots, federation=token.party.federation)
     except PqflError as error:

@@ -91,9 +91,13 @@ def _opened(path: Path, access: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def _read(descriptor: int, path: Path, max_bytes: int) -> bytes:
-    with os.fdopen(descriptor, "rb", closefd=False) as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
+    # The size as it is now, before any memory is taken for it, and then what was read: a file can grow meanwhile.
+    too_large = os.fstat(descriptor).st_size > max_bytes
+    data = b""
+    if not too_large:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    if too_large or len(data) > max_bytes:
         raise ConfigurationError(f"{path}: more than {max_bytes} bytes", reason="too_large")
     return data
 

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import builders, chain
 from pqfl_transport.pki.authority import Host, general_names
+from pqfl_transport.pki.constraints import permitted_federations
+from pqfl_transport.pki.extensions import describe
 from pqfl_transport.pki.profiles import ISSUING_DAYS, Profile, Usage
 from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 
@@ -41,15 +43,19 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 
 
 def create_classical(
-    federation: str, *, now: datetime, days: int = ISSUING_DAYS, name: str = "classical"
-) -> ClassicalIssuer:
+    federation: str, *, now: datetime, days: int = ISSUING_DAYS, name: str = "classical",
+    hosts: Sequence[str] | None = None,
+) -> ClassicalIssuer:  # fmt: skip
     """Make the classical issuer of a federation; nothing but leaves can be beneath it.
 
+    ``hosts`` are the domains and networks that it permits (`profiles.parse_hosts`). It does not constrain directory
+    names, because its peers may be in Go (`builders.constraints_of`).
     Raises ``CertificateError`` where the federation's name is outside the grammar.
     """
     require_label("federation", federation)
     key = generate_key()
-    builder = builders.root(federation, name, key.public_key(), now=now, days=days, path_length=0)
+    constraints = builders.constraints_of(federation, hosts=hosts)
+    builder = builders.root(federation, name, key.public_key(), constraints, now=now, days=days, path_length=0)
     return ClassicalIssuer(builder.sign(key, SHA256()), key)
 
 
@@ -91,7 +97,7 @@ def require_twin(role: Role) -> None:
 def is_issuer_of(federation: str, certificate: x509.Certificate) -> bool:
     """Whether an authority in a classical trust store is this federation's own and not somebody else's."""
     try:
-        permitted = chain.permitted_federations(certificate)
+        permitted = permitted_federations(certificate)
     except CertificateError:
         return False
     return permitted == (federation,) and chain.is_self_signed(certificate)
@@ -117,7 +123,7 @@ def require_twin_granted(
     """
     foreign = [one for one in anchors if not is_issuer_of(party.federation, one)]
     if foreign or not is_twin_of(party, certificate, anchors) or chain.public_key(certificate) != key:
-        raise CertificateError(f"{chain.describe(certificate)} is not the twin that was asked for",
+        raise CertificateError(f"{describe(certificate)} is not the twin that was asked for",
                                reason="wrong_answer")  # fmt: skip
     chain.require_valid_now(certificate, now)
     chain.require_usage(certificate, usage)

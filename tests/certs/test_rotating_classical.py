@@ -11,6 +11,7 @@ from certs.history import verify_history
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.classical import verify_classical
+from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import open_crls
@@ -159,3 +160,11 @@ def test_a_folder_of_before_has_its_one_issuer(ca: Authority) -> None:
     assert len(ca.classical_anchors()) == 1
     ca.rotate_classical(announce=True, now=NOW)
     assert len(ca.classical_anchors()) == 2
+
+
+def test_the_next_issuer_permits_the_hosts_of_the_issuing_authority(ca: Authority) -> None:
+    """As the first one does; those of the moment, which may be others since."""
+    ca.rotate_issuing(hosts=("example.org",), now=NOW)
+    assert permitted_hosts(keystore.read_certificate_file(ca.classical_path)) is None
+    Authority.open(ca.folder).rotate_classical(now=NOW)
+    assert permitted_hosts(keystore.read_certificate_file(ca.classical_path)) == ("example.org",)

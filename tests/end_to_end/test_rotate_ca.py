@@ -12,6 +12,7 @@ import pytest
 from pqfl.demo.processes import Crew
 from pqfl_transport.errors import MessageError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.extensions import find_extension
 from tests.support.commands import good
 from tests.support.pki import Federation, make_federation
 from tests.support.scripts import run_script
@@ -78,7 +79,7 @@ def said(connection: socket.socket, text: bytes) -> None:
 
 def issuer(folder: Path) -> str:
     (leaf,) = chain.load_certificates((folder / "tls.pem").read_bytes())
-    identifier = chain.find_extension(leaf, chain.x509.AuthorityKeyIdentifier)
+    identifier = find_extension(leaf, chain.x509.AuthorityKeyIdentifier)
     assert identifier is not None
     assert identifier.key_identifier is not None
     return identifier.key_identifier.hex()

@@ -39,6 +39,7 @@ from pqfl_transport.extrakeys.config import load_keys_config
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.advisory import open_advisory, sign_advisory
+from pqfl_transport.pki.constraints import permitted_federations
 from pqfl_transport.pki.documents import DocumentKind, open_document
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.requests import make_request, open_request, open_twin_request
@@ -203,7 +204,7 @@ def certificate(data: bytes) -> None:
         lambda one: _verifier().verify(one, usage=Usage.CLIENT, now=_NOW),
         lambda one: chain.require_usage(one, Usage.SIGNING),
         chain.spiffe_id,
-        chain.permitted_federations,
+        permitted_federations,
     ):
         try:
             judge(leaf)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_sizes_are_capped(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError) as caught:
             read()
         assert refusal(path, caught) == "too_large"
+
+
+def test_no_memory_is_taken_for_a_file_that_is_too_large(tmp_path: Path) -> None:
+    """Its size is looked at first."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    with pytest.raises(ConfigurationError) as caught:
+        files.read_public(path, max_bytes=64 << 20)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refusal(path, caught) == "too_large"
+    assert peak_bytes < 1 << 20
 
 
 def test_a_secret_is_not_overwritten_unless_told(tmp_path: Path) -> None:

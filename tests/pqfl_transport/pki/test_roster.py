@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError
-from pqfl_transport.pki.documents import DocumentKind, sign_document
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, DocumentKind, sign_document
 from pqfl_transport.pki.references import CertificateReference
-from pqfl_transport.pki.roster import Party, Roster, SecureAggregation, open_roster, sign_roster
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Party, Roster, SecureAggregation, open_roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
 
@@ -290,3 +290,16 @@ def test_a_certificate_reference_has_one_form() -> None:
         damaged = payload()
         damaged["parties"][0]["signing_certificate"] = value
         assert "signing_certificate" in refusal(damaged)
+
+
+def test_a_roster_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is signed that nobody would read, and one that is larger than other documents may be is read."""
+    many = roster(*(party(f"spiffe://fed/site/site-{number}", receiving=bytes(2000)) for number in range(2000)))
+    data = sign_roster(many, ROOT)
+    assert MAX_DOCUMENT_BYTES < len(data) < MAX_ROSTER_BYTES
+    assert open_roster(data, ROOTS) == many
+    monkeypatch.setattr("pqfl_transport.pki.roster.MAX_ROSTER_BYTES", len(data) - 1)
+    for work in (lambda: sign_roster(many, ROOT), lambda: open_roster(data, ROOTS)):
+        with pytest.raises(MessageError) as caught:
+            work()
+        assert caught.value.reason == "too_large"

@@ -11,6 +11,7 @@ from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.authority import create_issuing, create_root, issue_tls
 from pqfl_transport.pki.classical import verify_classical
+from pqfl_transport.pki.constraints import permitted_federations
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.twins import (
@@ -81,7 +82,7 @@ def test_who_meets_no_classical_peers_has_no_twin(profile: str) -> None:
 
 def test_another_federations_party_is_not_certified() -> None:
     """The issuer is constrained as the post-quantum ones are."""
-    assert chain.permitted_federations(ISSUER.certificate) == ("fed",)
+    assert permitted_federations(ISSUER.certificate) == ("fed",)
     with pytest.raises(ConfigurationError) as caught:
         make(federation="other")
     assert caught.value.reason == "bad_name"
