@@ -150,6 +150,7 @@ class Engine:
         """
         _require_usable(self._setup, member)
         self._next_member = member
+        self.standing.following = member.roster
 
     def adopt_revocations(self, revocations: Revocations) -> None:
         """Ask these lists from now on: who is on them is waited for no more, and its update is dropped."""

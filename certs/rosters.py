@@ -69,7 +69,7 @@ def plan_roster(
             f"{', '.join(unknown)[:300]}: neither a candidate nor in the roster", reason="no_candidate"
         )
     members |= {name: replace(members[name], weight_cap=cap) for name, cap in weight_caps.items()}
-    members = {name: _with_reference(authority, entries, party) for name, party in members.items()}
+    members = {name: with_reference(authority, entries, party) for name, party in members.items()}
     following = replace(
         present, number=present.number + 1, issued_at=int(now.timestamp()), parties=MappingProxyType(members),
         level=level or present.level,
@@ -124,8 +124,11 @@ def _is_certified(candidate: Candidate, entries: Iterable[Entry], now: datetime)
     )
 
 
-def _with_reference(authority: AuthorityFolder, entries: Iterable[Entry], party: Party) -> Party:
-    """Say which certificate a member's key has, the last one where it was renewed: revocation lists name that."""
+def with_reference(authority: AuthorityFolder, entries: Iterable[Entry], party: Party) -> Party:
+    """Return the member with the certificate that its key has, the last one where it was renewed.
+
+    Revocation lists name certificates and not keys.
+    """
     key = hashlib.sha256(party.signing_key.spki).hexdigest()
     for entry in reversed(tuple(entries)):
         if entry.state == State.WITHDRAWN or (entry.id, entry.usage, entry.key_sha256) != (

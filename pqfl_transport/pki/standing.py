@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pqfl_transport.errors import CertificateError
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.revocation import Revocations
-from pqfl_transport.pki.roster import Party
+from pqfl_transport.pki.roster import Party, Roster
 from pqfl_transport.pki.spiffe import Role
 
 # These say that a party is out. A stale list says that nobody knows, which is no reason to strike somebody off.
@@ -23,6 +23,8 @@ class Standing:
     """Unix seconds."""
     revocations: Revocations | None = None
     """``None`` where no list is configured: then the roster alone decides."""
+    following: Roster | None = None
+    """A later roster that was read and counts from the next round on. Which certificate a key has is news at once."""
 
     def party(self, spiffe_uri: str) -> Party:
         """Return a member in good standing.
@@ -32,7 +34,7 @@ class Standing:
         """
         party = self.member.roster.party(spiffe_uri)
         if self.revocations is not None:
-            self.revocations.check_party(party, self._now())
+            self.revocations.check_party(self._as_certified_now(party), self._now())
         return party
 
     def parties(self, role: Role) -> list[Party]:
@@ -43,7 +45,7 @@ class Standing:
         """Return why a member is out, where it is."""
         try:
             if self.revocations is not None:
-                self.revocations.check_party(party, self._now())
+                self.revocations.check_party(self._as_certified_now(party), self._now())
         except CertificateError as error:
             return error if error.reason in _OUT else None
         return None
@@ -55,11 +57,16 @@ class Standing:
         now, identity = self._now(), self.member.identity
         try:
             self.revocations.check(identity.certificate, now)
-            self.revocations.check_party(self.member.party, now)
+            self.revocations.check_party(self._as_certified_now(self.member.party), now)
         except CertificateError as error:
             if error.reason in _OUT:
                 sentence = f"the certificate of this {identity.id.role.value} itself does not count: {error}"
                 raise CertificateError(sentence, reason=error.reason) from error
+
+    def _as_certified_now(self, party: Party) -> Party:
+        """Return the member as the later roster has it, where its key is still the same: it may have been renewed."""
+        later = None if self.following is None else self.following.parties.get(str(party.id))
+        return party if later is None or later.signing_key != party.signing_key else later
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), UTC)
