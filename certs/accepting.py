@@ -31,7 +31,7 @@ Report = Callable[[str, Mapping[str, object]], None]
 class AcceptLimits:
     """How many connections, finished handshakes or not, and how long."""
 
-    connections: int = 256
+    connections: int = 512
     connections_per_origin: int = 64
     handshake_seconds: float = 10.0
     connection_seconds: float = 120.0
