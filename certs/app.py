@@ -28,6 +28,7 @@ from pqfl_transport.pki.enrolment import (
     ROSTER_PATH,
     STATUS_PATH,
 )
+from pqfl_transport.pki.twin_renewal import RENEW_TWIN_PATH
 
 _READ_SECONDS = 30.0
 _CRL_PATH, _DUAL_CRL_PATH = "/v1/crl", "/v1/crl-dual"
@@ -36,8 +37,9 @@ _DOCUMENTS_FOR_A_REQUEST = 100
 """How many times as many documents as other requests an origin may ask for."""
 # What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
 _THEIR_FAULT = frozenset(
-    {"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name", "key_in_use", "key_revoked", "was_revoked"}
-)
+    {"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name", "key_in_use", "key_revoked",
+     "no_classical_issuer", "no_twin", "was_revoked"}
+)  # fmt: skip
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,7 +56,8 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
         [
             web.post(JOIN_PATH, api.join),
             web.get(STATUS_PATH, api.status),
-            web.post(RENEW_PATH, api.renew),
+            web.post(RENEW_PATH, api.signed(desk.renew)),
+            web.post(RENEW_TWIN_PATH, api.signed(desk.renew_twin)),
             web.get(CA_PATH, api.file("ca.pem", "application/x-pem-file")),
             web.get(_CRL_PATH, api.file("crl.pem", "application/x-pem-file")),
             web.get(_DUAL_CRL_PATH, api.file("crl-dual.pem", "application/x-pem-file")),
@@ -95,12 +98,15 @@ class _Api:
         async with self.turn:
             return _json(await asyncio.to_thread(self.desk.join, data, binding))
 
-    async def renew(self, request: web.Request) -> web.StreamResponse:
-        connection = _object(request)
-        data, binding = await _read(request), connection.get_channel_binding("tls-exporter") or b""
-        shown = connection.getpeercert(True) or b""
-        async with self.turn:
-            return _json(await asyncio.to_thread(self.desk.renew, data, binding, shown))
+    def signed(self, answer: Callable[[bytes, bytes, bytes], bytes]) -> Handler:
+        async def renew(request: web.Request) -> web.StreamResponse:
+            connection = _object(request)
+            data, binding = await _read(request), connection.get_channel_binding("tls-exporter") or b""
+            shown = connection.getpeercert(True) or b""
+            async with self.turn:
+                return _json(await asyncio.to_thread(answer, data, binding, shown))
+
+        return renew
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         found = await asyncio.to_thread(self.desk.enrolments.find, request.match_info["token"])

@@ -36,8 +36,9 @@ from certs.rekeying import Rekeyed, read_record, require_acceptable, write_recor
 from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
 from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
 from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
+from certs.rotating_classical import retire_classical, rotate_classical
 from certs.staging import restored_on_failure, staged_folder
-from certs.twins import TwinFolder, load_issuer, make_issuer, make_twin, make_twin_of
+from certs.twins import TwinFolder, make_issuer, make_twin, make_twin_of, renew_twin
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.advisory import sign_advisory
@@ -46,6 +47,7 @@ from pqfl_transport.pki.profiles import DAY_SECONDS, Usage, find_profile
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.statements import open_statement
+from pqfl_transport.pki.twin_renewal import TwinGrant, TwinRenewal
 from pqfl_transport.policy import DEFAULT_LEVEL, Advisory, SecurityLevel, Withdrawal, for_level
 
 DEFAULT_FEDERATION = "pqfl"
@@ -118,7 +120,7 @@ class Authority(AuthorityFolder):
             identity = make_identity(issuer, row, party_id, self.policy, now=now, seconds=seconds, hosts=hosts)
             if twin:
                 life = None if days is None else seconds
-                made = make_twin(load_issuer(self, now), row, party_id, now=now, seconds=life, hosts=hosts)
+                made = make_twin(self, row, party_id, now=now, seconds=life, hosts=hosts)
                 identity = replace(identity, twin=made)
             entries = identity.entries(row, issuer.certificate, now)
             party = identity.party(weight_cap=weight_cap if row.role is Role.SITE else 0)
@@ -146,12 +148,19 @@ class Authority(AuthorityFolder):
         with self._changing(now) as finished:
             if request not in finished:
                 seconds = None if days is None else days * DAY_SECONDS
-                twin, row = make_twin_of(self, load_issuer(self, now), party_id, now=now, seconds=seconds)
+                twin, row = make_twin_of(self, party_id, now=now, seconds=seconds)
                 made, entries = TwinFolder(party_id, twin), [twin.entry(row, party_id, now)]
                 publish(self, made, entries, out, request=request, roster=None, passphrase=passphrase, now=now)
                 finish(self, Preparation(str(party_id), request, "", str(out), None), now)
             issued = self._issued(party_id, out)
             return replace(issued, entries=tuple(one for one in issued.entries if one.is_twin), roster_number=None)
+
+    def renew_twin(self, request: TwinRenewal, *, seconds: int | None = None, now: datetime | None = None) -> TwinGrant:
+        """Certify the new key of a party's twin. Raises what `twins.renew_twin` raises."""
+        now = now or datetime.now(UTC)
+        row = find_profile(request.party.role.value, self.profiles)
+        with self._changing(now):
+            return renew_twin(self, request, row, now=now, seconds=seconds)
 
     def certify(
         self,
@@ -307,17 +316,28 @@ class Authority(AuthorityFolder):
         with self._changing(now):
             return rotate_issuing(self, now, level=level, announce=announce, passphrase=passphrase)
 
+    def rotate_classical(
+        self, *, announce: bool = False, passphrase: bytes | None = None, now: datetime | None = None
+    ) -> Rotated:
+        """Replace the classical issuer, or announce the next one. Raises what `rotate_classical` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return rotate_classical(self, now, announce=announce, passphrase=passphrase)
+
     def rotate_root(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Rotated:
         """Replace the root. Raises what `rotating.rotate_root` raises."""
         now = now or datetime.now(UTC)
         with self._changing(now):
             return rotate_root(self, now, passphrase=passphrase)
 
-    def retire(self, *, force: bool = False, now: datetime | None = None) -> tuple[str, ...]:
-        """Take replaced authorities out of ``ca.pem``. Raises what `rotating.retire` raises."""
+    def retire(self, *, force: bool = False, classical: bool = False, now: datetime | None = None) -> tuple[str, ...]:
+        """Take replaced authorities out of ``ca.pem``, or ``classical`` ones out of ``classical-ca.pem``.
+
+        Raises what `rotating.retire` and `rotating_classical.retire_classical` raise.
+        """
         now = now or datetime.now(UTC)
         with self._changing(now):
-            return retire(self, now, force=force)
+            return (retire_classical if classical else retire)(self, now, force=force)
 
     def log_head(self, *, now: datetime | None = None) -> bytes:
         """Return the signed head of the ledger, one JSON line: what peers keep, and later hold against the ledger.

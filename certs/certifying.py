@@ -93,14 +93,19 @@ def require_fresh_keys(request: CertificationRequest, profile: Profile, ledger: 
     wanted = [(request.tls_key, str(profile.tls_usage))]
     wanted += [] if request.signing_key is None else [(request.signing_key, str(Usage.SIGNING))]
     for key, usage in wanted:
-        for entry in ledger.entries_of_key(key.fingerprint.hex()):
-            if (entry.id, entry.usage) != (str(request.id), usage):
-                raise ConfigurationError(
-                    f"{request.id}: its {usage} key is in use by {entry.id or 'an authority'} ({entry.usage})",
-                    reason="key_in_use",
-                )
-            if entry.revoked_at:
-                raise ConfigurationError(f"{request.id}: a certificate of this key was revoked", reason="key_revoked")
+        require_fresh_key(key.fingerprint.hex(), request.id, usage, ledger)
+
+
+def require_fresh_key(key_sha256: str, party: SpiffeId, usage: str, ledger: Ledger) -> None:
+    """Raise ``ConfigurationError``: ``key_in_use`` for another party's key or in another use, ``key_revoked``."""
+    for entry in ledger.entries_of_key(key_sha256):
+        if (entry.id, entry.usage) != (str(party), usage):
+            raise ConfigurationError(
+                f"{party}: its {usage} key is in use by {entry.id or 'an authority'} ({entry.usage})",
+                reason="key_in_use",
+            )
+        if entry.revoked_at:
+            raise ConfigurationError(f"{party}: a certificate of this key was revoked", reason="key_revoked")
 
 
 def certified_before(
@@ -112,8 +117,10 @@ def certified_before(
     A certificate counts until two thirds of its life are over, and only where it is not the one that is to be renewed.
     """
     entries = ledger.entries(party=str(request.id))
-    tls = _latest(entries, request.tls_key, profile.tls_usage, now)
-    signing = None if request.signing_key is None else _latest(entries, request.signing_key, Usage.SIGNING, now)
+    tls = latest_of_key(entries, request.tls_key.fingerprint.hex(), profile.tls_usage, now)
+    signing = None
+    if request.signing_key is not None:
+        signing = latest_of_key(entries, request.signing_key.fingerprint.hex(), Usage.SIGNING, now)
     if tls is None or (signing is None) != (request.signing_key is None):
         return None
     if evidence is not None and tls.sha256 == sha256_of(evidence.tls_certificate):
@@ -127,10 +134,10 @@ def certified_before(
     return Certified(certificate, None if signing is None else ledger.certificate(signing.sha256), ca_pem)
 
 
-def _latest(entries: Iterable[Entry], key: VerifyingKey, usage: Usage, now: datetime) -> Entry | None:
+def latest_of_key(entries: Iterable[Entry], key_sha256: str, usage: str, now: datetime) -> Entry | None:
     """Return the newest certificate of this use where it is this key's, good, and not in the last third of its life."""
     of_use = [entry for entry in entries if entry.usage == usage and entry.state != State.WITHDRAWN]
-    if not of_use or of_use[-1].key_sha256 != key.fingerprint.hex() or not of_use[-1].is_good(now):
+    if not of_use or of_use[-1].key_sha256 != key_sha256 or not of_use[-1].is_good(now):
         return None
     begin, end = to_time(of_use[-1].not_before), to_time(of_use[-1].not_after)
     return None if now > end - (end - begin) / 3 else of_use[-1]
@@ -146,9 +153,9 @@ def require_renewal(
     and for a receiving key, ``bad_host`` for a name that the present certificate does not have.
     """
     entries = tuple(known)
-    _require_ours(renews.tls_certificate, request.id, profile.tls_usage, entries, now)
+    require_ours(renews.tls_certificate, request.id, profile.tls_usage, entries, now)
     if renews.signing_certificate is not None:
-        _require_ours(renews.signing_certificate, request.id, Usage.SIGNING, entries, now)
+        require_ours(renews.signing_certificate, request.id, Usage.SIGNING, entries, now)
     if request.signing_key is not None and renews.signing_certificate is None:
         raise _bad_keys(f"{request.id}: a signing key is renewed only by a request that the present one has signed")
     if request.receiving_key is not None:
@@ -189,9 +196,13 @@ def hosts_of(certificate: x509.Certificate) -> tuple[Host, ...]:
     return (*names.get_values_for_type(x509.DNSName), *addresses)
 
 
-def _require_ours(
-    certificate: x509.Certificate, party: SpiffeId, usage: Usage, known: Iterable[Entry], now: datetime
+def require_ours(
+    certificate: x509.Certificate, party: SpiffeId, usage: str, known: Iterable[Entry], now: datetime
 ) -> None:
+    """Raise ``CertificateError`` unless the ledger has it as a good one of this party and use.
+
+    ``revoked``, ``not_ours``, ``expired``, ``not_yet_valid``.
+    """
     entry = next((one for one in known if one.sha256 == sha256_of(certificate)), None)
     if entry is not None and entry.revoked_at:
         raise CertificateError(
@@ -199,7 +210,7 @@ def _require_ours(
         )
     if entry is None or (entry.id, entry.usage) != (str(party), usage):
         raise CertificateError(
-            f"{chain.describe(certificate)} is not one that this authority gave {party} for {usage.value} use",
+            f"{chain.describe(certificate)} is not one that this authority gave {party} for {usage} use",
             reason="not_ours",
         )
     chain.require_valid_now(certificate, now)

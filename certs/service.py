@@ -46,7 +46,7 @@ DEFAULT_REQUESTS_PER_MINUTE = 60
 _PROFILE = "gateway"
 _WAITING_KEY = "waiting.key"
 _LOOK_SECONDS = 60.0
-_EVENTS = frozenset({"joined", "renewed", "join_pending"})
+_EVENTS = frozenset({"joined", "renewed", "twin_renewed", "join_pending"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def _listener(
         http=_http(tls, values, memory.roster_numbers.get(name, 0)),
         limits=_limits(values),
         advised=advised,
-        renewal=renewal_config(values),
+        renewal=renewal_config(values, tls.own.id),
         crl=crl_config(values),
         preferences=remarks,
         **optional,

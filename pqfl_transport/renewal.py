@@ -101,7 +101,9 @@ class Renewer:
         identity = TlsIdentity.load(files.certificate, files.key, anchors, self.passphrases)
         party = _party(identity.leaf, files.certificate)
         secret = _Secret.load(files.key, self.passphrases)
-        hub = self._hub(identity, party)
+        hub = renewing_hub(
+            self.address, identity, party, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
+        )
         algorithm = self._algorithm(hub, secret.key.algorithm)
         new_key = secret.key if self.keep_keys else self._waiting_key(files, secret, _WAITING_KEY, algorithm)
         tls = Holder(identity.leaf, secret.key, new_key)
@@ -123,15 +125,6 @@ class Renewer:
             with contextlib.suppress(FileNotFoundError):
                 (store_of(files.folder) / name).unlink()
         return Renewed(party, grant.tls, grant.signing)
-
-    def _hub(self, identity: TlsIdentity, party: SpiffeId) -> Hub:
-        # Whoever only listens has a certificate that is no client's: it is known by the signature of its request.
-        dials = find_profile(party.role.value).tls_usage is Usage.CLIENT
-        shown = identity if dials else TlsIdentity.of_nobody(identity.anchors_pem, identity.anchors_name)
-        service = service_id(party.federation)
-        return Hub.known(
-            self.address, shown, service, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
-        )
 
     def _algorithm(self, hub: Hub, present: str) -> str:
         """Return what new keys are of: the present kind or, while the policy lists several, what the authority has.
@@ -178,6 +171,17 @@ class Renewer:
                 grant.signing, anchors, party, signing.new_key, usage=Usage.SIGNING, policy=self.policy,
                 now=self.clock(),
             )  # fmt: skip
+
+
+def renewing_hub(
+    address: Address, identity: TlsIdentity, party: SpiffeId, policy: Policy, *, timeout_seconds: float,
+    clock: Callable[[], datetime],
+) -> Hub:  # fmt: skip
+    """Describe the enrolment service as a party that renews dials it. Raises as `TlsConfig` does."""
+    # Whoever only listens has a certificate that is no client's: it is known by the signature of its request.
+    dials = find_profile(party.role.value).tls_usage is Usage.CLIENT
+    shown = identity if dials else TlsIdentity.of_nobody(identity.anchors_pem, identity.anchors_name)
+    return Hub.known(address, shown, service_id(party.federation), policy, timeout_seconds=timeout_seconds, clock=clock)
 
 
 def require_granted(

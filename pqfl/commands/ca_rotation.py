@@ -11,13 +11,18 @@ from pqfl.commands.passphrases import new_passphrase, new_passphrase_option, pas
 from pqfl.commands.reading import say
 from pqfl_transport.policy import SecurityLevel
 
-_FLAGS = {"missing": "--dir", "already_announced": "--announce", "still_needed": "--dir"}
+_FLAGS = {
+    "missing": "--dir",
+    "no_classical_issuer": "--dir",
+    "already_announced": "--announce",
+    "still_needed": "--dir",
+}
 _ENCRYPT = click.option("--encrypt", is_flag=True, help="Encrypt the new private key under a passphrase.")
 
 
 @click.group("rotate")
 def rotate_group() -> None:
-    """Replace the issuing authority or the root; the old one stays in ca.pem until `pqfl ca retire`."""
+    """Replace an authority; the old one is trusted beside the new one until `pqfl ca retire`."""
 
 
 @rotate_group.command("issuing")
@@ -77,18 +82,52 @@ def rotate_root(
     )  # fmt: skip
 
 
+@rotate_group.command("classical")
+@DIR
+@click.option(
+    "--announce", is_flag=True, help="Put it into classical-ca.pem and do not use it yet; run again to use it."
+)
+@_ENCRYPT
+@new_passphrase_option
+@JSON
+def rotate_classical(
+    folder: Path, announce: bool, encrypt: bool, new_passphrase_file: Path | None, as_json: bool
+) -> None:
+    """Make the next classical issuer, which signs twins. Needs no key of the root.
+
+    First with --announce, give classical-ca.pem to all who trust classical peers, and then without. Twins of the old
+    one stay good.
+    """
+    passphrase = new_passphrase("the new classical.key", new_passphrase_file, environment=False) if encrypt else None
+    with blaming(_FLAGS):
+        authority = Authority.open(folder)
+        made = authority.rotate_classical(announce=announce, passphrase=passphrase)
+    path = authority.classical_ca_path
+    used = "signs twins from now on" if made.in_use else f"is announced; run this again when all have {path.name}"
+    facts = {"certificate": made.entry.facts(), "in_use": made.in_use, "ca": str(path)}
+    text = f"New classical issuer ({made.entry.algorithm}) {used}.\nGive {path} to gateways and classical peers."
+    say(facts, text, as_json=as_json)
+
+
 @click.command("retire")
 @DIR
-@click.option("--force", is_flag=True, help="Also where certificates that are good end with them.")
+@click.option("--force", is_flag=True, help="Also where parties that have not renewed get in no more.")
+@click.option("--classical", is_flag=True, help="Classical issuers, out of classical-ca.pem, instead.")
 @JSON
-def retire(folder: Path, force: bool, as_json: bool) -> None:
-    """Take replaced authorities out of ca.pem: the end of the overlap."""
+def retire(folder: Path, force: bool, classical: bool, as_json: bool) -> None:
+    """Take replaced authorities out of ca.pem: the end of the overlap.
+
+    Refuses while a party's latest certificate of any use is of one of them, and says whose.
+    """
     authority = Authority.open(folder)
     with blaming(_FLAGS):
-        gone = authority.retire(force=force)
-    lines = [f"{one}: no longer in {authority.ca_path}" for one in gone]
-    lines.append(f"Give {authority.ca_path} to every party. Then {folder / 'former'} can be destroyed.")
-    say({"retired": list(gone), "ca": str(authority.ca_path)}, "\n".join(lines), as_json=as_json)
+        gone = authority.retire(force=force, classical=classical)
+    path, whom = authority.ca_path, "every party"
+    if classical:
+        path, whom = authority.classical_ca_path, "gateways and classical peers"
+    lines = [f"{one}: no longer in {path}" for one in gone]
+    lines.append(f"Give {path} to {whom}. Then their keys in {folder / 'former'} can be destroyed.")
+    say({"retired": list(gone), "ca": str(path)}, "\n".join(lines), as_json=as_json)
 
 
 def _tell(authority: Authority, made: Rotated, what: str, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from cryptography import x509
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
 from pqfl_transport.crypto.pyca import VerifyingKey
-from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.joining import DEFAULT_LISTEN, SIDECAR_FILE, Joined, Joiner
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
@@ -20,7 +20,8 @@ from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.pki.tokens import JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import Policy, SecurityLevel, for_level, leaf_algorithm
-from pqfl_transport.renewal import Renewed, Renewer
+from pqfl_transport.renewal import RenewalFiles, Renewed, Renewer
+from pqfl_transport.twin_renewal import TwinFiles, TwinRenewer
 
 _PATH = click.Path(path_type=Path)
 _HUB = click.option("--hub", required=True, metavar="ADDR", help="HOST:PORT of `pqfl ca serve`.")
@@ -87,7 +88,8 @@ def renew(
     """Renew TLS and signing certificate over the present ones; the files are replaced in one step.
 
     The TLS key is a new one. The signing key stays, because the roster names it. A running sidecar takes the new
-    certificate with HUP; one with --renew does all of this by itself. While the federation changes its level, --policy
+    certificate with HUP; one with --renew does all of this by itself. A classical twin in the folder (classical.pem) is
+    renewed too, with a new key. While the federation changes its level, --policy
     lists both kinds of keys, and the signing key becomes a new one too.
     """
     if policy is not None and level is not None:
@@ -96,11 +98,14 @@ def renew(
     renewer = Renewer(Address.parse_target(hub, "--hub"), chosen, keep_keys, passphrases_of(passphrase_file))
     signing_key = _signing_key(identity)
     renewed = renewer.renew_folder(identity)
+    twin_files = TwinFiles.in_folder(identity)
+    twin = None if twin_files is None else _renew_twin(renewer, identity, twin_files)
     new_signing_key = renewed.signing is not None and verifying_key(renewed.signing) != signing_key
     facts = {"party": str(renewed.party), "identity": str(identity), "tls": _certificate(renewed.tls),
              "signing": None if renewed.signing is None else _certificate(renewed.signing),
+             "twin": None if twin is None else _certificate(twin),
              "new_tls_key": not keep_keys, "new_signing_key": new_signing_key}  # fmt: skip
-    text = _renewed(renewed, identity, keep_keys=keep_keys, new_signing_key=new_signing_key)
+    text = _renewed(renewed, twin, identity, keep_keys=keep_keys, new_signing_key=new_signing_key)
     say(facts, text, as_json=as_json)
 
 
@@ -135,13 +140,27 @@ def _signing_key(folder: Path) -> VerifyingKey | None:
     return verifying_key(keystore.load_certificate(path)) if path.exists() else None
 
 
-def _renewed(renewed: Renewed, folder: Path, *, keep_keys: bool, new_signing_key: bool) -> str:
+def _renew_twin(renewer: Renewer, folder: Path, files: TwinFiles) -> x509.Certificate:
+    """Renew the twin over the TLS certificate that is there by now. Raises as `TwinRenewer.renew` does."""
+    tls = RenewalFiles(folder / "tls.pem", folder / "tls.key")
+    try:
+        return TwinRenewer(renewer.address, renewer.policy, renewer.passphrases).renew(tls, folder / "ca.pem", files)
+    except PqflError as error:
+        done = f"{folder}: its other certificates were renewed, its classical twin was not"
+        raise type(error)(f"{done}: {error}", reason=error.reason) from error
+
+
+def _renewed(
+    renewed: Renewed, twin: x509.Certificate | None, folder: Path, *, keep_keys: bool, new_signing_key: bool
+) -> str:
     key = "the same" if keep_keys else "a new"
     lines = [f"{folder}: renewed {renewed.party}"]
     lines.append(f"  tls.pem      {_until(renewed.tls.not_valid_after_utc)}, {key} key")
     if renewed.signing is not None:
         which = "a new key, which counts when a roster names it" if new_signing_key else "the same key"
         lines.append(f"  signing.pem  {_until(renewed.signing.not_valid_after_utc)}, {which}")
+    if twin is not None:
+        lines.append(f"  classical.pem  {_until(twin.not_valid_after_utc)}, a new key")
     return "\n".join(lines)
 
 

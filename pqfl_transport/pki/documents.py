@@ -35,6 +35,7 @@ class DocumentKind(Enum):
     ADVISORY = ("advisory", Context.ADVISORY)
     RENEWAL = ("renewal", Context.RENEWAL)
     RENEWAL_SIGNING = ("renewal-signing", Context.RENEWAL_SIGNING)
+    RENEWAL_TWIN = ("renewal-twin", Context.RENEWAL_TWIN)
 
     @property
     def tag(self) -> str:

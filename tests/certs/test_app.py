@@ -51,10 +51,11 @@ def test_errors_are_problem_documents(federation: Federation) -> None:
         hub = stranger(service)
         assert reason(hub, "POST", "/v1/join", b"{}") == "malformed"
         assert reason(hub, "POST", "/v1/renew", b"\xff") == "malformed"
+        assert reason(hub, "POST", "/v1/renew-twin", b"{}") == "malformed"
         assert reason(hub, "GET", "/v1/renew") == "method_not_allowed"
         assert reason(hub, "GET", "/v1/other") == "not_found"
         assert reason(hub, "POST", "/v1/join", b" " * (MAX_MESSAGE_BYTES + 1)) == "too_large"
-        assert service.reports.names() == ["request_refused"] * 3
+        assert service.reports.names() == ["request_refused"] * 4
 
 
 def test_a_list_is_served_once_there_is_one(federation: Federation) -> None:

@@ -13,7 +13,14 @@ from certs.enrolments import Enrolments
 from certs.ledger import Writing
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError, PolicyError
+from pqfl_transport.errors import (
+    CertificateError,
+    ConfigurationError,
+    MessageError,
+    PeerError,
+    PolicyError,
+    PqflError,
+)
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.enrolment import (
     Grant,
@@ -27,6 +34,8 @@ from pqfl_transport.pki.enrolment import (
 )
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.tokens import JoinToken
+from pqfl_transport.pki.twin_renewal import make_twin_renewal, open_twin_answer
+from pqfl_transport.pki.twins import generate_key
 from tests.support.enrolment import Reports, make_token
 from tests.support.pki import Federation, make_federation, other_authority
 
@@ -266,3 +275,30 @@ def test_validity_is_the_operators(federation: Federation) -> None:
     limit = datetime.now(UTC) + timedelta(seconds=61)
     assert joined.tls.not_valid_after_utc < limit
     assert renewed.tls.not_valid_after_utc < limit
+
+
+def test_a_twin_is_renewed_in_the_name_of_its_partys_tls_certificate(federation: Federation, tmp_path: Path) -> None:
+    """A site has to show that certificate; a stranger of the same name, and a time after its end, are refused."""
+    federation.authority.create_classical()
+    federation.authority.issue_twin(NORTH, out=tmp_path / "twin")
+    twin = x509.load_pem_x509_certificate((tmp_path / "twin" / "classical.pem").read_bytes())
+    north, south = federation.site("north"), federation.site("south")
+
+    def ask(folder: Path, certificate: bytes, **options: object) -> x509.Certificate:
+        tls = holder(folder, "tls")
+        data = make_twin_renewal(NORTH, BINDING, tls.certificate, tls.key, twin, generate_key())
+        return open_twin_answer(make_desk(federation, **options).renew_twin(data, BINDING, certificate)).twin
+
+    def reason(folder: Path, certificate: bytes, **options: object) -> str:
+        with pytest.raises(PqflError) as caught:
+            ask(folder, certificate, **options)
+        return caught.value.reason
+
+    stranger = other_authority(federation, tmp_path / "stranger")
+    assert reason(north, b"") == reason(north, shown(south)) == "wrong_certificate"
+    assert reason(stranger, shown(stranger)) == "untrusted"
+    assert reason(north, shown(north), clock=lambda: datetime.now(UTC) + timedelta(days=200)) == "expired"
+    limit = datetime.now(UTC) + timedelta(seconds=61)
+    assert ask(north, shown(north), seconds=60).not_valid_after_utc < limit
+    (federation.ca / "classical.pem").unlink()
+    assert reason(north, shown(north)) == "no_classical_issuer"
