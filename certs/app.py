@@ -1,7 +1,9 @@
 """The enrolment service over HTTP: routes, limits, and errors as problem documents (docs/enrolment.md).
 
-Two kinds of routes. What is signed (authorities, roster, revocation list) is for everybody. Joining and renewing is
-bound to the connection; whether a client certificate is needed, and whose, `certs.enrolling` decides by the message.
+Two kinds of routes. What is signed (authorities, roster, revocation list) is for everybody, who asks for it again and
+again, with many others behind one address; it costs nothing but reading a file, and has a budget of its own. Joining
+and renewing is bound to the connection; whether a client certificate is needed, and whose, `certs.enrolling` decides by
+the message.
 """
 
 import asyncio
@@ -15,13 +17,24 @@ from pathlib import Path
 from aiohttp import web
 
 from certs.enrolling import Desk
-from certs.limiting import RateLimit
+from certs.limiting import RateLimit, origin_of
 from pqfl_transport import problems
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
-from pqfl_transport.pki.enrolment import CA_PATH, JOIN_PATH, MAX_MESSAGE_BYTES, RENEW_PATH, STATUS_PATH
+from pqfl_transport.pki.enrolment import (
+    CA_PATH,
+    JOIN_PATH,
+    MAX_MESSAGE_BYTES,
+    RENEW_PATH,
+    ROSTER_PATH,
+    STATUS_PATH,
+)
 from pqfl_transport.pki.twin_renewal import RENEW_TWIN_PATH
 
 _READ_SECONDS = 30.0
+_CRL_PATH, _DUAL_CRL_PATH = "/v1/crl", "/v1/crl-dual"
+_DOCUMENTS = frozenset({CA_PATH, ROSTER_PATH, _CRL_PATH, _DUAL_CRL_PATH})
+_DOCUMENTS_FOR_A_REQUEST = 100
+"""How many times as many documents as other requests an origin may ask for."""
 # What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
 _THEIR_FAULT = frozenset(
     {"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name", "key_in_use", "key_revoked",
@@ -32,8 +45,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float] = time.monotonic) -> web.Application:
-    """Return the application; each address may send so many requests a minute."""
-    app = web.Application(middlewares=[_guard(desk, RateLimit(requests_per_minute), clock)], client_max_size=0)
+    """Return the application; each origin may send so many requests a minute, and ask for 100 times as many documents.
+
+    `limiting.origin_of` says what an origin is.
+    """
+    limits = RateLimit(requests_per_minute), RateLimit(requests_per_minute * _DOCUMENTS_FOR_A_REQUEST)
+    app = web.Application(middlewares=[_guard(desk, *limits, clock)], client_max_size=0)
     api = _Api(desk, asyncio.Lock())
     app.add_routes(
         [
@@ -42,19 +59,22 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
             web.post(RENEW_PATH, api.signed(desk.renew)),
             web.post(RENEW_TWIN_PATH, api.signed(desk.renew_twin)),
             web.get(CA_PATH, api.file("ca.pem", "application/x-pem-file")),
-            web.get("/v1/crl", api.file("crl.pem", "application/x-pem-file")),
-            web.get("/v1/crl-dual", api.file("crl-dual.pem", "application/x-pem-file")),
-            web.get("/v1/roster", api.file("roster.json", "application/json")),
+            web.get(_CRL_PATH, api.file("crl.pem", "application/x-pem-file")),
+            web.get(_DUAL_CRL_PATH, api.file("crl-dual.pem", "application/x-pem-file")),
+            web.get(ROSTER_PATH, api.file("roster.json", "application/json")),
         ]
     )
     return app
 
 
-def _guard(desk: Desk, limit: RateLimit, clock: Callable[[], float]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _guard(
+    desk: Desk, requests: RateLimit, documents: RateLimit, clock: Callable[[], float]
+) -> Callable[..., Awaitable[web.StreamResponse]]:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            limit.take(request.remote or "", clock())
+            limit = documents if request.path in _DOCUMENTS else requests
+            limit.take(origin_of(request.remote or ""), clock())
             return await handler(request)
         except PqflError as error:
             desk.report("request_refused", {"path": request.path, "remote": request.remote, "reason": error.reason,

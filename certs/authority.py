@@ -205,10 +205,6 @@ class Authority(AuthorityFolder):
             self._enter(made, request, row.tls_usage, issuer, now, kind="issue" if renews is None else "renew")
         return made
 
-    def has_issued(self, party_id: SpiffeId) -> bool:
-        """Whether the ledger has certificates of this party, whatever became of them."""
-        return bool(self.ledger.entries(party=str(party_id)))
-
     def names_of(self, role: Role) -> frozenset[str]:
         """Return the names of all parties of a role that were ever issued to."""
         ids = {SpiffeId.parse(entry.id) for entry in self.ledger.entries() if entry.id}

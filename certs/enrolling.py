@@ -68,12 +68,13 @@ class Desk:
         """
         enrolment = self.enrolments.find(token_of(data))
         keys = enrolment.keys
-        payload, new = open_join(data, keys, enrolment.party, binding)
+        now = int(self.clock().timestamp())
+        payload, new = open_join(data, keys, enrolment.party, binding, now=now)
         request = _request(new)
         # Before the token is spent: whoever asks for something impossible may ask again.
         require_certifiable(request, find_profile(request.profile), self.authority.current().policy)
         fingerprint = "" if new.signing is None else new.signing.fingerprint.hex()
-        before, now = enrolment.state, int(self.clock().timestamp())
+        before = enrolment.state
         enrolment = self.enrolments.claim(keys.token_id, payload, fingerprint, now=now, by_hand=self.by_hand)
         if enrolment.state is State.PENDING and before is State.OPEN:
             self.report("join_pending", {"party": str(new.party), "signing": fingerprint})
@@ -116,13 +117,16 @@ class Desk:
             return enrolment.answer
         if enrolment.state is not State.APPROVED:
             return grant_payload(enrolment.state)
-        answer = self._certify(request, None)
-        self.enrolments.finish(enrolment.keys.token_id, answer)
+        answer = self._certify(request, None, reissue=enrolment.reissue)
+        # Before it is final: a process that is killed in between reports it twice rather than never.
         self.report("joined", _facts(str(request.id), answer))
+        self.enrolments.finish(enrolment.keys.token_id, answer)
         return answer
 
-    def _certify(self, request: CertificationRequest, renews: Renewal | None) -> bytes:
-        made = self.authority.current().certify(request, now=self.clock(), seconds=self.seconds, renews=renews)
+    def _certify(self, request: CertificationRequest, renews: Renewal | None, *, reissue: bool = False) -> bytes:
+        made = self.authority.current().certify(
+            request, now=self.clock(), seconds=self.seconds, renews=renews, reissue=reissue
+        )
         grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
         return grant_payload(State.ISSUED, grant)
 

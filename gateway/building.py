@@ -13,7 +13,7 @@ from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConf
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
 from gateway.renewing import renewal_config
-from gateway.revoking import crl_config, fetch_first, read_revocations, with_lists_of_now
+from gateway.revoking import crl_config, fetch_first, is_to_be_fetched, read_revocations, with_lists_of_now
 from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
@@ -37,16 +37,20 @@ class _Memory:
     rosters: dict[str, RosterReader] = field(default_factory=dict)
     is_first: bool = True
     """Whether nothing was read yet."""
+    fetches: bool = True
+    """Whether a revocation list is fetched where none was kept yet; without it, none is in force then."""
     advisories: dict[str, Seen] = field(default_factory=dict)
     """Remembered as soon as an advisory was verified, whether the rest of the configuration can be used or not."""
 
 
-def source_of(role: Role, flags: Values, file: Path | None) -> Source:
+def source_of(role: Role, flags: Values, file: Path | None, *, fetches: bool = True) -> Source:
     """Return the configuration that flags and file say, and how to read it again.
 
-    Raises ``PqflError`` naming the flag, the file or the key that is wrong.
+    Without ``fetches`` nothing is asked over the network, and the configuration is one to look at and not to serve
+    with: a revocation list that has still to be fetched is not in it. Raises ``PqflError`` naming the flag, the file or
+    the key that is wrong.
     """
-    memory = _Memory()
+    memory = _Memory(fetches=fetches)
     config = _service(collect(role, flags, file), memory)
     memory.is_first = False
 
@@ -140,8 +144,9 @@ def _tls(
     base, remarks = _chosen(values)
     identity, classical = _identities(values, passphrases)
     crl = crl_config(values)
-    if crl is not None and memory.is_first:
+    if crl is not None and memory.is_first and memory.fetches:
         fetch_first(crl, identity, classical, base)
+    has_lists = crl is not None and (memory.fetches or not is_to_be_fetched(crl))
     prefix = "allow" if role is Role.SERVER else "verify"
     allowed = AllowedPeers(
         uris=values.get(f"{prefix}-uri", ()), dns=values.get(f"{prefix}-dns", ()), ips=values.get(f"{prefix}-ip", ()),
@@ -159,9 +164,9 @@ def _tls(
             server_name=values.get("override-server-name"),
             classical=classical,
             revocations=(
-                None
-                if crl is None
-                else read_revocations(crl, identity, classical, policy, memory.crl_numbers.get(name, {}))
+                read_revocations(crl, identity, classical, policy, memory.crl_numbers.get(name, {}))
+                if crl is not None and has_lists
+                else None
             ),
             resume_seconds=int(values.get("resume", 0)),
         )

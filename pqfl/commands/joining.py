@@ -11,19 +11,16 @@ from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import ConfigurationError, PqflError
-from pqfl_transport.hub import Hub
 from pqfl_transport.joining import DEFAULT_LISTEN, SIDECAR_FILE, Joined, Joiner
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.chain import key_algorithm_name, verifying_key
-from pqfl_transport.pki.files import read_secret, write_public
-from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, open_roster
+from pqfl_transport.pki.files import read_secret
 from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.pki.tokens import JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import Policy, SecurityLevel, for_level, leaf_algorithm
 from pqfl_transport.renewal import RenewalFiles, Renewed, Renewer
-from pqfl_transport.tls.config import TlsIdentity
 from pqfl_transport.twin_renewal import TwinFiles, TwinRenewer
 
 _PATH = click.Path(path_type=Path)
@@ -60,14 +57,18 @@ def join(
         flags = {"exists": "--out", "not_writable": "--out"}
         where = f"{flags[error.reason]}: " if error.reason in flags else ""
         raise ConfigurationError(f"{where}{error}", reason=error.reason) from error
-    number, listed = _roster(joiner, joined)
+    roster = joined.roster
+    if roster is None:
+        click.echo(f"pqfl: no roster yet: {joined.no_roster_because}", err=True)
+    number = None if roster is None else roster.number
     facts = {
         "party": str(joiner.token.party), "out": str(out), "config": str(out / SIDECAR_FILE),
         "target": joined.target, "gateway": joined.gateway_id, "level": joiner.token.level.value,
         "not_after": joined.tls.not_valid_after_utc.isoformat(),
         "signing_fingerprint": joined.signing_fingerprint.hex(), "words": to_words(joined.signing_fingerprint),
         "receiving_fingerprint": joined.receiving_fingerprint.hex(),
-        "roster_number": number, "in_roster": listed,
+        "roster_number": number,
+        "in_roster": roster is not None and str(joiner.token.party) in roster.parties,
     }  # fmt: skip
     say(facts, _told(joined, number), as_json=as_json)
 
@@ -117,22 +118,6 @@ def _token(text: str | None, file: Path | None) -> str:
     if not found:
         raise click.UsageError(f"--token is missing; --token-file or {_TOKEN_VARIABLE} do as well")
     return found
-
-
-def _roster(joiner: Joiner, joined: Joined) -> tuple[int | None, bool]:
-    """Keep the present roster where there is one; joining does not depend on it."""
-    folder, token = joined.folder, joiner.token
-    try:
-        identity = TlsIdentity.load(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
-        hub = Hub.known(joiner.hub, identity, token.service, for_level(token.level))
-        data = hub.get("/v1/roster", max_bytes=MAX_ROSTER_BYTES)
-        roots = keystore.root_keys(keystore.load_anchors(folder / "ca.pem"))
-        roster = open_roster(data, roots, federation=token.party.federation)
-    except PqflError as error:
-        click.echo(f"pqfl: no roster yet: {error}", err=True)
-        return None, False
-    write_public(folder / "roster.json", data)
-    return roster.number, str(token.party) in roster.parties
 
 
 def _told(joined: Joined, number: int | None) -> str:

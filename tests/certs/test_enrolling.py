@@ -62,10 +62,10 @@ class Applicant:
     tls: SigningKey
 
     @classmethod
-    def with_token(cls, token: JoinToken, algorithm: str = "ML-DSA-44") -> "Applicant":
+    def with_token(cls, token: JoinToken, algorithm: str = "ML-DSA-44", *, made: int = 1_000) -> "Applicant":
         tls, signing = SigningKey.generate(algorithm), SigningKey.generate(algorithm)
         receiving = ReceivingKey.generate("ML-KEM-768+X25519").public.to_bytes()
-        return cls(token, join_payload(token.party, tls, signing, receiving, made=1_000), tls)
+        return cls(token, join_payload(token.party, tls, signing, receiving, made=made), tls)
 
     def ask(self, desk: Desk) -> tuple[State, Grant | None]:
         answer = desk.join(join_request(self.token, self.payload, BINDING), BINDING)
@@ -130,6 +130,33 @@ def test_keys_of_another_level_spend_nothing(federation: Federation) -> None:
     with pytest.raises(PolicyError):
         Applicant.with_token(token, "ML-DSA-87").ask(desk)
     issued(Applicant.with_token(token).ask(desk))
+
+
+def test_a_clock_that_is_ahead_spends_nothing(federation: Federation) -> None:
+    """A receiving key of a time to come is refused before the token is bound to it."""
+    token, desk = make_token(federation, "west"), make_desk(federation)
+    ahead = Applicant.with_token(token, made=int(datetime.now(UTC).timestamp()) + 400)
+    with pytest.raises(MessageError, match="s ahead") as caught:
+        ahead.ask(desk)
+    assert caught.value.reason == "from_the_future"
+    issued(Applicant.with_token(token).ask(desk))
+
+
+@pytest.mark.parametrize("reissue", [False, True])
+def test_a_revoked_name_is_given_again_only_where_the_token_says_so(federation: Federation, reissue: bool) -> None:
+    """What counts is what the operator said when the token was made."""
+    desk = make_desk(federation)
+    issued(Applicant.with_token(make_token(federation, "west")).ask(desk))
+    federation.authority.revoke("west", "superseded")
+    again = Applicant.with_token(make_token(federation, "west", reissue=reissue))
+    if not reissue:
+        with pytest.raises(ConfigurationError) as caught:
+            again.ask(desk)
+        assert caught.value.reason == "was_revoked"
+        return
+    grant = issued(again.ask(desk))
+    assert issued(again.ask(desk)) == grant
+    assert chain.verifying_key(grant.tls) == again.tls.verifying_key
 
 
 def test_a_name_in_use_is_not_given_again(federation: Federation) -> None:
