@@ -18,6 +18,7 @@ from aiohttp import web
 
 from certs.enrolling import Desk
 from certs.limiting import RateLimit, origin_of
+from certs.waiting import Waiting, preferred_wait_seconds, tag_of
 from pqfl_transport import problems
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 from pqfl_transport.pki.enrolment import (
@@ -51,7 +52,13 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
     """
     limits = RateLimit(requests_per_minute), RateLimit(requests_per_minute * _DOCUMENTS_FOR_A_REQUEST)
     app = web.Application(middlewares=[_guard(desk, *limits, clock)], client_max_size=0)
-    api = _Api(desk, asyncio.Lock())
+    waiting = Waiting()
+
+    async def end(_app: web.Application) -> None:
+        await waiting.end()
+
+    app.on_shutdown.append(end)
+    api = _Api(desk, asyncio.Lock(), waiting)
     app.add_routes(
         [
             web.post(JOIN_PATH, api.join),
@@ -92,6 +99,7 @@ def _guard(
 class _Api:
     desk: Desk
     turn: asyncio.Lock
+    waiting: Waiting
 
     async def join(self, request: web.Request) -> web.StreamResponse:
         data, binding = await _read(request), _object(request).get_channel_binding("tls-exporter") or b""
@@ -113,13 +121,27 @@ class _Api:
         return _json(json.dumps({"state": found.state.value}).encode())
 
     def file(self, name: str, content_type: str) -> Handler:
-        async def send(_request: web.Request) -> web.StreamResponse:
+        async def send(request: web.Request) -> web.StreamResponse:
             path: Path = self.desk.authority.folder / name
+            headers = {"Content-Type": content_type, "Cache-Control": "no-cache"}
+            headers |= await self._wait(request, path)
             if not await asyncio.to_thread(path.exists):
                 raise MessageError(f"this authority has no {name} yet", reason="not_found")
-            return web.FileResponse(path, headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
+            return web.FileResponse(path, headers=headers)
 
         return send
+
+    async def _wait(self, request: web.Request, path: Path) -> dict[str, str]:
+        """Wait where a request would rather, for another file than the one that it has seen; say so in the answer."""
+        seconds = preferred_wait_seconds(request.headers.get("Prefer", ""))
+        seen = [one.value for one in request.if_none_match or ()]
+        origin = origin_of(request.remote or "")
+        if not seconds or not seen or not self.waiting.has_room(origin):
+            return {}
+        tag = await asyncio.to_thread(tag_of, path)
+        if tag in seen:
+            await self.waiting.until_changed(path, tag, origin, seconds)
+        return {"Preference-Applied": f"wait={seconds}"}
 
 
 def _object(request: web.Request) -> ssl.SSLObject:

@@ -48,19 +48,28 @@ class Waiting:
 
     most: int = 256
     most_of_origin: int = 32
+    is_over: bool = False
     _by_origin: Counter[str] = field(default_factory=Counter)
     _watched: dict[Path, _Watched] = field(default_factory=dict)
 
     def has_room(self, origin: str) -> bool:
         """Whether one more request of this origin may wait."""
-        return self._by_origin.total() < self.most and self._by_origin[origin] < self.most_of_origin
+        here = self._by_origin
+        return not self.is_over and here.total() < self.most and here[origin] < self.most_of_origin
 
     async def until_changed(self, path: Path, tag: str, origin: str, seconds: float) -> None:
         """Return when the file is another than what `tag_of` said, or ``seconds`` are over."""
         async with self._counted(origin), self._watching(path, tag) as watched:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds), watched.changed:
-                    await watched.changed.wait_for(lambda: watched.tag != tag)
+                    await watched.changed.wait_for(lambda: watched.tag != tag or self.is_over)
+
+    async def end(self) -> None:
+        """Let nobody wait any more."""
+        self.is_over = True
+        for watched in list(self._watched.values()):
+            async with watched.changed:
+                watched.changed.notify_all()
 
     @asynccontextmanager
     async def _counted(self, origin: str) -> AsyncIterator[None]:

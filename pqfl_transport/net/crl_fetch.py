@@ -166,19 +166,22 @@ class CrlPoller:
         found = await self.fetch(url, last.tag, self.wait_seconds)
         # Stored every time: somebody may have put an older file there meanwhile.
         data = last.data if found.data is None else found.data
+        # Who was never asked to wait has not said that he would not.
+        is_first = not last.tag and bool(found.tag)
         if data is None:
             raise TransportError(f"{url}: says that nothing is new, and was not asked that", reason="crl_unavailable")
         is_news = await asyncio.to_thread(self.store, data)
-        self._last = url, replace(found, data=data)
+        self._last = url, replace(found, data=data, waits=self.wait_seconds > 0 and (found.waits or is_first))
         return is_news
 
     def seconds_to_next(self) -> float:
         """Return how long to wait, with jitter: the interval, or less where a list is due or the last try failed.
 
-        Nothing to speak of where the source itself waits until it has something new.
+        Nothing to speak of where the source itself waits until it has something new, or may be one that does.
         """
         seconds = self.poll_seconds
-        if not self.failures and self._last is not None and self._last[1].waits:
+        may_wait = self.wait_seconds > 0 if self._last is None else self._last[1].waits
+        if may_wait and not self.failures:
             seconds = 0
         if self.failures:
             seconds = min(seconds, 2.0 ** min(self.failures, 16))

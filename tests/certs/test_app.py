@@ -118,6 +118,29 @@ def test_a_document_that_is_known_is_not_sent_again(federation: Federation) -> N
         assert fetched(connection, "/v1/roster", known) == 200
 
 
+def test_who_would_wait_is_told_of_another_list_at_once(federation: Federation) -> None:
+    """Until then the request is held, and the answer says so; who has seen an older one waits for nothing."""
+    federation.authority.make_crl()
+    with serving(federation) as service, persistent(stranger(service)) as connection:
+        connection.request("GET", "/v1/crl")
+        answer = connection.getresponse()
+        first, tag = answer.read(), answer.headers["ETag"]
+        assert "Preference-Applied" not in answer.headers
+        held = {"If-None-Match": tag, "Prefer": "wait=1"}
+        connection.request("GET", "/v1/crl", headers=held)
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.status, answer.headers["Preference-Applied"]) == (304, "wait=1")
+        held["Prefer"] = "wait=20"
+        connection.request("GET", "/v1/crl", headers=held)
+        federation.authority.make_crl()
+        answer = connection.getresponse()
+        second = answer.read()
+        assert (answer.status, answer.headers["Preference-Applied"]) == (200, "wait=20")
+        assert second == federation.authority.crl_path.read_bytes() != first
+        assert fetched(connection, "/v1/crl", held) == 200
+
+
 def test_what_is_wrong_with_our_files_is_for_our_log(federation: Federation, tmp_path: Path) -> None:
     """Without the issuing key a site learns that it cannot be done now, and no path; the same request works later."""
     key = federation.ca / "issuing.key"

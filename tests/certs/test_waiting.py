@@ -110,3 +110,20 @@ def test_nobody_waits_beyond_his_time_and_there_is_room_for_so_many(tmp_path: Pa
         assert waiting.has_room("a")
 
     asyncio.run(scenario())
+
+
+def test_at_the_end_nobody_waits(tmp_path: Path) -> None:
+    """A service that stops answers those who wait, and lets nobody wait again."""
+    path = tmp_path / "crl.pem"
+    path.write_text("one")
+
+    async def scenario() -> None:
+        waiting = Waiting()
+        task = asyncio.create_task(waiting.until_changed(path, tag_of(path), "a", 600))
+        await asyncio.sleep(0)
+        await waiting.end()
+        async with asyncio.timeout(10):
+            await task
+        assert not waiting.has_room("a")
+
+    asyncio.run(scenario())

@@ -185,7 +185,9 @@ def test_a_source_that_waits_is_asked_again_at_once(federation: Federation, tmp_
     with crl_source(crl(federation)) as source:
         source.tag = '"one"'
         polled, _ = poller(file, source.url, wait_seconds=7)
-        for source.waits, seconds in ((False, 60), (True, 1), (False, 60), (True, 1)):
+        assert polled.seconds_to_next() == 1
+        # The first answer brings the tag; whether a source waits is known when it was asked to.
+        for source.waits, seconds in ((False, 1), (False, 60), (True, 1), (False, 60), (True, 1)):
             asyncio.run(polled.poll())
             assert polled.seconds_to_next() == seconds
         source.status = 503
