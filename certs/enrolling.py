@@ -104,7 +104,10 @@ class Desk:
 
     def _certify(self, request: CertificationRequest, renews: Renewal | None) -> bytes:
         made = self.authority.current().certify(request, now=self.clock(), seconds=self.seconds, renews=renews)
-        grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
+        grant = Grant(
+            made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id,
+            made.next_certificate,
+        )  # fmt: skip
         return grant_payload(State.ISSUED, grant)
 
     def _require_present(self, present: PresentCertificates, new: NewKeys, profile: Profile) -> None:
@@ -117,12 +120,14 @@ class Desk:
             holders.add(verifier.verify(present.signing, usage=Usage.SIGNING, now=now))
         if holders != {new.party}:
             raise CertificateError(f"the certificates are not all of {new.party}", reason="bad_name")
-        if new.signing is not None and not profile.has_content_keys:
+        if present.signing is not None and not profile.has_content_keys:
             raise MessageError(f"{new.party} signs no content", reason="malformed")
 
 
 def _request(new: NewKeys) -> CertificationRequest:
-    return CertificationRequest(new.party, new.party.role.value, new.tls, new.signing, new.receiving)
+    return CertificationRequest(
+        new.party, new.party.role.value, new.tls, new.signing, new.receiving, next_signing_key=new.next_signing
+    )  # fmt: skip
 
 
 def _der(present: PresentCertificates) -> bytes:
@@ -138,4 +143,5 @@ def _facts(party: str, answer: bytes) -> dict[str, object]:
         "serial": f"{grant.tls.serial_number:x}",
         "not_after": grant.tls.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "signing": grant.signing is not None,
+        "next_signing": grant.next_signing is not None,
     }

@@ -25,25 +25,30 @@ class Standing:
     """``None`` where no list is configured: then the roster alone decides."""
 
     def party(self, spiffe_uri: str) -> Party:
-        """Return a member in good standing.
+        """Return a member in good standing, with its former key only where that one's certificate is good as well.
 
         Raises ``MessageError`` (``unknown_sender``) for one that the roster does not list, ``CertificateError`` as
         `Revocations.check_party` does.
         """
         party = self.member.roster.party(spiffe_uri)
-        if self.revocations is not None:
-            self.revocations.check_party(party, self._now())
-        return party
+        return party if self.revocations is None else self.revocations.with_good_keys(party, self._now())
 
     def parties(self, role: Role) -> list[Party]:
         """Return the members of a role that are not out, ordered by ID. That a list is stale puts nobody out."""
         return [party for party in self.member.parties(role) if self.outage(party) is None]
 
-    def outage(self, party: Party) -> CertificateError | None:
-        """Return why a member is out, where it is."""
+    def outage(self, party: Party, signer: bytes | None = None) -> CertificateError | None:
+        """Return why a member is out, where it is.
+
+        ``signer`` is the fingerprint of a key that it signed something with, the present one unless given: with a
+        former key that was revoked, what was signed with it is out.
+        """
+        former = party.former
         try:
             if self.revocations is not None:
                 self.revocations.check_party(party, self._now())
+                if former is not None and signer == former.key.fingerprint:
+                    self.revocations.check_former(party, self._now())
         except CertificateError as error:
             return error if error.reason in _OUT else None
         return None
