@@ -150,10 +150,16 @@ class Engine:
     async def adopt_roster(self, member: Membership) -> None:
         """Work with a later roster from the next round on, from the next attempt at this one, or where all is over.
 
-        Raises ``ConfigurationError`` for one that cannot be worked with, and then nothing has changed.
+        Where it names the key no more that signs now, another one does at once. Raises ``ConfigurationError`` for one
+        that cannot be worked with, and then nothing has changed.
         """
         _require_usable(self._setup, member)
         self._next_member = member
+        key, following = self.standing.member.identity.key.verifying_key, member.identity.key.verifying_key
+        over = key not in member.party.signing_keys(self._setup.clock())
+        # A key of another algorithm takes other suites, which change between rounds.
+        if over and key.algorithm == following.algorithm:
+            await self.adopt_key(member)
         if self._state in _OVER:
             self._take_on_roster()
             await self._seal_again()

@@ -237,3 +237,25 @@ def test_without_the_next_key_the_former_one_goes_on(federation: Federation, tmp
     now[0] += 1
     result, detail = asyncio.run(refresher.refresh(engine))
     assert (result, "does not list" in detail) == ("failed", True)
+
+
+def test_a_key_that_is_over_at_once_signs_no_more_in_the_open_round(federation: Federation, tmp_path: Path) -> None:
+    """Sites that have the roster without it go on with the round; the roster itself counts from the next one on."""
+    following = prepare_next(federation, federation.aggregator).fingerprint
+    name_next(federation)
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub:
+            refresher = roster_refresher(federation)
+            before = await current_round(hub.url, participant(federation, "bank-a"))
+            name_next(federation, former_until=0)
+            assert await refresher.refresh(hub.engine) == ("ok", "")
+            assert await signers(hub) == (following, following)
+            late = participant(federation, "bank-a")
+            info = await current_round(hub.url, late)
+            assert info.document.challenge == before.document.challenge
+            assert info.document.roster_number < late.member.roster.number
+            late.open_model(hub.engine.model_path(0).read_bytes(), info)
+            assert (await put(hub.url, make_update(info, late)))[0] == 201
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
