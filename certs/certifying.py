@@ -197,17 +197,17 @@ def require_renewal(
 def require_succession(
     request: CertificationRequest, renews: Renewal, member: Party, ledger: Ledger, now: datetime
 ) -> None:
-    """Raise ``ConfigurationError`` unless these signing keys may be certified for a member of the roster.
+    """Raise unless these signing keys may be certified for a member of the roster.
 
-    ``key_replaced`` where the roster names the key that signed the request no more, also not as a former one;
-    ``key_reused`` for a next key that is neither the one that waits already, nor in the roster, nor new: what was
+    ``CertificateError`` (``key_replaced``) where the roster names the key that signed the request no more, also not as
+    a former one; ``ConfigurationError`` (``key_reused``) for a next key that is neither the one that waits already, nor in the roster, nor new: what was
     replaced does not come back. A former key brings no other next key than the one that has taken its place.
     """
     if renews.signing_certificate is None:
         return
     signer, wanted = chain.verifying_key(renews.signing_certificate), request.next_signing_key
     if signer not in member.signing_keys(now.timestamp()):
-        raise ConfigurationError(
+        raise CertificateError(
             f"{request.id}: the roster names another signing key; this one was replaced", reason="key_replaced"
         )
     if wanted is None or wanted == member.signing_key:

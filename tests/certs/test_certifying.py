@@ -229,7 +229,7 @@ def test_what_was_replaced_does_not_come_back(ca: Authority) -> None:
         assert reason(ca, request, renews=later) == "key_reused"
     ca.certify(with_next(9), now=NOW, renews=evidence)
     over = NOW + timedelta(days=15)
-    with pytest.raises(ConfigurationError, match="was replaced") as caught:
+    with pytest.raises(CertificateError, match="was replaced") as caught:
         ca.certify(with_next(9), now=over, renews=evidence)
     assert caught.value.reason == "key_replaced"
     ca.certify(with_next(10, signing_key=key(9)), now=over, renews=later)
