@@ -44,7 +44,7 @@ from pqfl_transport.aggregation.round_document import sign_round_document as sig
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
-from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
+from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.expiry import Ending, list_endings
@@ -85,7 +85,7 @@ class Engine:
 
     def __init__(self, setup: Setup) -> None:
         require_averageable(setup.model)
-        _require_usable(setup, setup.member)
+        setup.rounds.require_usable(setup.member.roster)
         self._setup = setup
         self.standing = Standing(setup.member, setup.clock, setup.revocations)
         self._next_member: Membership | None = None
@@ -153,7 +153,7 @@ class Engine:
         Where it names the key no more that signs now, another one does at once. Raises ``ConfigurationError`` for one
         that cannot be worked with, and then nothing has changed.
         """
-        _require_usable(self._setup, member)
+        self._setup.rounds.require_usable(member.roster)
         self._next_member = member
         key, following = self.standing.member.identity.key.verifying_key, member.identity.key.verifying_key
         over = key not in member.party.signing_keys(self._setup.clock())
@@ -409,16 +409,3 @@ class Engine:
     def _record(self, kind: EventKind, **facts: object) -> None:
         self._setup.audit.event(kind, **facts)
         self._setup.log.event(kind.value, **facts)
-
-
-def _require_usable(setup: Setup, member: Membership) -> None:
-    roster, rounds = member.roster, setup.rounds
-    if rounds.level not in {None, roster.level}:
-        raise ConfigurationError(
-            f"rounds.level is {rounds.level}, the roster's level is {roster.level}", reason="wrong_level"
-        )
-    sites = len(member.parties(Role.SITE))
-    if sites < rounds.quorum:
-        raise ConfigurationError(
-            f"rounds.quorum is {rounds.quorum}, roster {roster.number} lists {sites} sites", reason="quorum"
-        )

@@ -200,8 +200,9 @@ def require_succession(
     """Raise unless these signing keys may be certified for a member of the roster.
 
     ``CertificateError`` (``key_replaced``) where the roster names the key that signed the request no more, also not as
-    a former one; ``ConfigurationError`` (``key_reused``) for a next key that is neither the one that waits already, nor in the roster, nor new: what was
-    replaced does not come back. A former key brings no other next key than the one that has taken its place.
+    a former one; ``ConfigurationError`` (``key_reused``) for a next key that is neither the one that waits already, nor
+    in the roster, nor new: what was replaced does not come back. A former key brings no other next key than the one
+    that has taken its place.
     """
     if renews.signing_certificate is None:
         return

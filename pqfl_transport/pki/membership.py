@@ -37,14 +37,18 @@ class Membership:
         """The own entry in the roster."""
         return self.roster.party(str(self.identity.id))
 
+    @property
+    def signs_with_former(self) -> bool:
+        """Whether the key in use is the one that the roster names as the former one."""
+        former = self.party.former
+        return former is not None and self.identity.key.verifying_key == former.key
+
     def has_to_switch(self, now: float) -> bool:
         """Whether the key in use is a former one whose time is about to be over; ``now`` is in Unix seconds.
 
         Loading the membership again gives the present key, where the folder has it.
         """
-        former = self.party.former
-        in_use = self.identity.key.verifying_key
-        return former is not None and in_use == former.key and is_ending(self.party, now)
+        return self.signs_with_former and is_ending(self.party, now)
 
     def parties(self, role: Role) -> list[Party]:
         """Return all members of a role, ordered by ID."""

@@ -61,6 +61,8 @@ class Standing:
         try:
             self.revocations.check(identity.certificate, now)
             self.revocations.check_party(self.member.party, now)
+            if self.member.signs_with_former:
+                self.revocations.check_former(self.member.party, now)
         except CertificateError as error:
             if error.reason in _OUT:
                 sentence = f"the certificate of this {identity.id.role.value} itself does not count: {error}"

@@ -90,3 +90,20 @@ def test_a_former_key_that_was_revoked_counts_no_more(tmp_path: Path) -> None:
             whole.party(uri)
         assert whole.outage(party, former) is not None
         assert whole.parties(Role.SITE) == []
+
+
+def test_one_s_own_former_key_is_asked_about_while_it_signs(tmp_path: Path) -> None:
+    """By the certificate that the roster names, which may be another than the one in the folder."""
+    made = make_federation(tmp_path / "federation", sites=())
+    prepare_next(made, made.aggregator)
+    name_next(made)
+    member = membership(made, made.aggregator, Role.AGGREGATOR)
+    former = member.party.former
+    assert former is not None
+    assert former.certificate is not None
+    assert member.signs_with_former
+    assert member.identity.certificate.serial_number != former.certificate.serial
+    Standing(member, time.time, revoking(made)).require_own()
+    with pytest.raises(CertificateError, match="this aggregator itself") as caught:
+        Standing(member, time.time, revoking(made, former.certificate.serial)).require_own()
+    assert caught.value.reason == "revoked"
