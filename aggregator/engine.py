@@ -155,6 +155,7 @@ class Engine:
         """
         self._setup.rounds.require_usable(member.roster)
         self._next_member = member
+        self.standing.following = member.roster
         key, following = self.standing.member.identity.key.verifying_key, member.identity.key.verifying_key
         over = key not in member.party.signing_keys(self._setup.clock())
         # A key of another algorithm takes other suites, which change between rounds.

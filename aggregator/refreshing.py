@@ -14,11 +14,12 @@ from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine
 from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PqflError
-from pqfl_transport.net.crl_fetch import CrlPoller, Report
+from pqfl_transport.net.crl_fetch import WAIT_SECONDS, CrlPoller, Report
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
-from pqfl_transport.pki.keystore import load_anchors, read_public
+from pqfl_transport.pki.keystore import read_public
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 
 Load = Callable[[int], Membership]
@@ -95,11 +96,11 @@ class CrlRefresher:
         return "ok", ""
 
 
-def crl_file(config: AggregatorConfig) -> CrlFile | None:
+def crl_file(config: AggregatorConfig, trust: Trust) -> CrlFile | None:
     """Return where the lists are, where there are any."""
     if config.crl is None:
         return None
-    return CrlFile(config.crl, load_anchors(config.cacert), config.crl_stale, config.state / "crl.seen")
+    return CrlFile(config.crl, trust, config.crl_stale, config.state / "crl.seen")
 
 
 def crl_poller(
@@ -108,14 +109,15 @@ def crl_poller(
     """Return what keeps the file current, where there is a source."""
     if config.crl_url is None:
         return None
-    anchors = read_public(config.cacert)
 
-    fetch = asking(lambda: (anchors, policy, federation))
+    fetch = asking(lambda: (file.trust.pem, policy, federation))
 
     def store(data: bytes) -> bool:
         return file.store(data, policy)
 
-    return CrlPoller((config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds)
+    return CrlPoller(
+        (config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds, WAIT_SECONDS
+    )
 
 
 def fetch_first(poller: CrlPoller, file: CrlFile) -> None:

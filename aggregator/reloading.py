@@ -1,4 +1,4 @@
-"""Reading advisory, roster and revocation lists again, on HUP and by the clock, and telling the engine.
+"""Reading authorities, advisory, roster and lists again, on HUP and by the clock, and telling the engine.
 
 A file that is broken, older or not the root's changes nothing and is said. One that is authentic and leaves nothing to
 work with ends the run: what was withdrawn is not gone on with because there is nothing else.
@@ -53,7 +53,9 @@ class Reloader:
         while True:
             self._warn(engine, log)
             asked = await self._wait()
-            found: list[tuple[str | None, tuple[str, str]]] = [(None, await self.reload(engine))]
+            # The authorities first: what comes with others is signed by them.
+            found: list[tuple[str | None, tuple[str, str]]] = [("authorities", await self.reload_trust())]
+            found.append((None, await self.reload(engine)))
             found += [(one.what, await one.refresh(engine)) for one in self._refreshers]
             if asked:
                 self._warnings.again()
@@ -73,6 +75,13 @@ class Reloader:
         # The clock comes back again and again: what it finds as before is no news.
         before, self._failures[what] = self._failures.get(what, ""), detail
         return asked or result == "ok" or (result == "failed" and detail != before)
+
+    async def reload_trust(self) -> tuple[str, str]:
+        """Read the trusted authorities again; return what `reload` returns."""
+        try:
+            return ("ok" if await asyncio.to_thread(self._ruling.trust.refresh) else "unchanged"), ""
+        except PqflError as error:
+            return "failed", str(error)
 
     async def reload(self, engine: Engine) -> tuple[str, str]:
         """Read the advisory again and tell the engine; return ``unchanged``, ``ok`` or ``failed``, and what failed."""

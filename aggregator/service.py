@@ -12,7 +12,14 @@ from aiohttp import web
 from aggregator.app import make_app, make_runner
 from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine, Setup
-from aggregator.refreshing import CrlRefresher, Refresher, RosterRefresher, crl_file, crl_poller, fetch_first
+from aggregator.refreshing import (
+    CrlRefresher,
+    Refresher,
+    RosterRefresher,
+    crl_file,
+    crl_poller,
+    fetch_first,
+)
 from aggregator.reloading import Reloader
 from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.round_document import RoundState
@@ -25,12 +32,12 @@ from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.crl_fetch import CrlPoller, Report
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
-from pqfl_transport.pki.keystore import load_anchors, root_keys
 from pqfl_transport.pki.membership import Membership, load_membership, under_policy
 from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.pki.standing import Standing
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Constraints, Policy, prefer
 
 
@@ -49,14 +56,12 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     member = load(0)
     model = load_weights(config.initial_model)
     store = ModelStore(config.state)
-    anchors = load_anchors(config.cacert)
+    trust = Trust.load(config.cacert)
     base, _ = prefer(member.policy, Constraints(aes_hardware=not rounds.no_aes))
-    ruling = Ruling(
-        base, tuple(root_keys(anchors)), member.roster.federation, config.advisory, config.state / "advisory.seen"
-    )
+    ruling = Ruling(base, trust, member.roster.federation, config.advisory, config.state / "advisory.seen")
 
     def under(policy: Policy) -> Membership:
-        return under_policy(member, anchors, policy, now=datetime.now(UTC))
+        return under_policy(member, trust.certificates, policy, now=datetime.now(UTC))
 
     try:
         member = under(ruling.read())
@@ -64,7 +69,7 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         # It was verified a moment ago under the policy without the advisory.
         sentence = f"{config.advisory}: withdraws what this end itself uses: {error}"
         raise PolicyError(sentence, reason="withdrawn") from error
-    file = crl_file(config)
+    file = crl_file(config, trust)
     revocations, poller = None, None
     if file is not None:
         poller = crl_poller(config, file, member.policy, member.roster.federation, reporter(log))

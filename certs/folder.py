@@ -159,9 +159,17 @@ class AuthorityFolder:
         return self.anchor_fingerprints() | {sha256_of(one) for one in classical}
 
     def issuer(self, name: str, now: datetime) -> Issuer:
-        """Load an authority's certificate and private key. Raises ``ConfigurationError`` where they do not fit."""
+        """Load an authority's certificate and private key.
+
+        Raises ``ConfigurationError``: ``expired``, ``key_mismatch``, and what reading the files raises.
+        """
         certificate_path, key_path = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certificate = keystore.load_certificate(certificate_path, now=now)
+        try:
+            certificate = keystore.load_certificate(certificate_path, now=now)
+        except ConfigurationError as error:
+            if error.reason != "expired" or name != "issuing":
+                raise
+            raise ConfigurationError(f"{error}; replace it (pqfl ca rotate issuing)", reason="expired") from error
         key = self.private_key(key_path)
         if key.verifying_key != chain.verifying_key(certificate):
             raise ConfigurationError(f"{key_path}: is not the private key of {certificate_path}", reason="key_mismatch")

@@ -122,7 +122,8 @@ def make_lists(
     """Sign the next list of every issuing authority, and of the root where it has one; replace ``crl.pem``.
 
     ``at_least_number`` is for a ledger that was restored: what peers have seen already. The caller holds the lock.
-    Raises ``ConfigurationError``: ``missing`` for a private key that is needed and not there, ``bad_validity``.
+    Raises ``ConfigurationError``: ``missing`` for a private key that is needed and not there, ``bad_validity``,
+    ``expired`` where no issuing authority is left.
     """
     made, pems = [], []
     for certificate, key_path in _issuing_authorities(authority, now):
@@ -130,6 +131,12 @@ def make_lists(
         one, pem = _next_list(authority, certificate, key.pyca_key, now, timedelta(days=days), at_least_number)
         made.append(one)
         pems.append(pem)
+    if not made:
+        raise ConfigurationError(
+            f"{authority.crl_path}: every issuing authority has expired, and nobody takes a list of theirs; replace it"
+            " (pqfl ca rotate issuing)",
+            reason="expired",
+        )
     root_pem = _root_list(authority, now, at_least_number, made)
     pem = b"".join([*pems, root_pem])
     keystore.write_public(authority.crl_path, pem)

@@ -84,7 +84,7 @@ def plan_roster(
         name: _with_former(party, present.parties.get(name), entries, int(now.timestamp()), former_until)
         for name, party in members.items()
     }
-    members = {name: _with_reference(authority, entries, party) for name, party in members.items()}
+    members = {name: with_reference(authority, entries, party) for name, party in members.items()}
     following = replace(
         present, number=present.number + 1, issued_at=int(now.timestamp()), parties=MappingProxyType(members),
         level=level or present.level,
@@ -176,7 +176,7 @@ def _is_certified(candidate: Candidate, entries: Iterable[Entry], now: datetime)
     )
 
 
-def _with_reference(authority: AuthorityFolder, entries: Iterable[Entry], party: Party) -> Party:
+def with_reference(authority: AuthorityFolder, entries: Iterable[Entry], party: Party) -> Party:
     """Say which certificates a member's keys have, the last ones where they were renewed, for revocation lists."""
     known = tuple(entries)
     certificate = _reference(authority, known, str(party.id), party.signing_key) or party.certificate

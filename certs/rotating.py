@@ -19,12 +19,15 @@ from certs.entry import Entry, State, sha256_of
 from certs.folder import AuthorityFolder
 from certs.identity import to_key_file
 from certs.revoking import FORMER_AUTHORITIES
+from certs.rosters import with_reference
 from certs.staging import staged_folder
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.advisory import open_advisory
 from pqfl_transport.pki.authority import create_issuing, create_root, cross_sign, recertify_issuing
 from pqfl_transport.pki.profiles import ISSUING_DAYS
+from pqfl_transport.pki.references import CertificateReference, identifier_of
+from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import SecurityLevel
 
 CROSS = "root-cross.pem"
@@ -133,13 +136,14 @@ def retire(authority: AuthorityFolder, now: datetime, *, force: bool = False) ->
     """Take the replaced authorities out of ``ca.pem``; return their subjects. The caller holds the lock.
 
     Raises ``ConfigurationError``: ``still_needed`` where a certificate that is good, the roster or the advisory leads
-    to one of them, unless ``force``, which cannot be had for the last two; ``nothing_to_retire``.
+    to one of them, unless ``force``, which helps with certificates only; ``nothing_to_retire``.
     """
     kept = _present(authority)
     gone = [one for one in keystore.load_anchors(authority.ca_path) if one not in kept]
     if not gone:
         raise ConfigurationError(f"{authority.ca_path}: holds no replaced authority", reason="nothing_to_retire")
     _require_signed_by_present_root(authority, kept)
+    _require_current_references(authority, kept)
     keys = {chain.verifying_key(one).fingerprint.hex() for one in kept}
     entries = authority.ledger.entries()
     # What a key signed that a kept certificate has too stays valid, whatever other certificate of it goes.
@@ -234,6 +238,32 @@ def _others(authority: AuthorityFolder, leading: Sequence[x509.Certificate], now
 
 def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
     return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+
+
+def _require_current_references(authority: AuthorityFolder, kept: Sequence[x509.Certificate]) -> None:
+    """Refuse where a reader that trusts these alone could not ask about a member that has renewed since the roster."""
+    known = {identifier_of(one) for one in kept}
+    entries = authority.ledger.entries()
+    behind = [
+        name for name, party in sorted(authority.roster().parties.items())
+        if any(
+            before is not None and before.issuer not in known and before != now
+            for before, now in zip(
+                _references(party), _references(with_reference(authority, entries, party)), strict=True
+            )
+        )
+    ]  # fmt: skip
+    if behind:
+        raise ConfigurationError(
+            "the roster names certificates of a replaced authority, and there are newer ones of"
+            f" {', '.join(behind)[:500]}: sign the next one first (pqfl ca roster sign), and give it to everybody",
+            reason="still_needed",
+        )
+
+
+def _references(party: Party) -> tuple[CertificateReference | None, ...]:
+    """Return the certificates of a member's signing keys, as the roster names them."""
+    return (party.certificate,) if party.former is None else (party.certificate, party.former.certificate)
 
 
 def _require_signed_by_present_root(authority: AuthorityFolder, kept: Sequence[x509.Certificate]) -> None:

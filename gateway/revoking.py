@@ -17,9 +17,10 @@ from gateway.options import Values
 from pqfl_transport.audit import EventKind
 from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, TransportError
-from pqfl_transport.net.crl_fetch import CrlPoller, Report, require_url
+from pqfl_transport.net.crl_fetch import WAIT_SECONDS, CrlPoller, Report, require_url
 from pqfl_transport.pki.crl_files import CrlFile, load_crls
 from pqfl_transport.pki.revocation import Revocations, Stale
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.config import ClassicalSide, TlsConfig, TlsIdentity
 from pqfl_transport.tls.peers import read_certificate
@@ -168,6 +169,6 @@ def _poller(crl: CrlConfig, inputs: Inputs, current: Callable[[], Revocations | 
     def store(data: bytes) -> bool:
         identity, classical, policy = inputs()
         anchors = (*identity.anchors, *(classical.anchors if classical else ()))
-        return CrlFile(crl.path, anchors, crl.stale, crl.state).store(data, policy)
+        return CrlFile(crl.path, Trust.of(anchors), crl.stale, crl.state).store(data, policy)
 
-    return CrlPoller(crl.urls, asking(trust), store, current, report, crl.poll_seconds)
+    return CrlPoller(crl.urls, asking(trust), store, current, report, crl.poll_seconds, WAIT_SECONDS)

@@ -45,6 +45,7 @@ from pqfl_transport.pki.passphrases import PassphraseSource, chosen, fixed
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.ruling import Ruling, load_policy
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 from pqfl_transport.spool import Spool
 from pqfl_transport.submissions import Submissions
@@ -99,7 +100,8 @@ class FederatedClient:
     ``advisory_path`` is the federation's current advisory, read again before every round; the highest one seen is kept
     in ``advisory_state_path``, beside it unless given.
 
-    The roster is read again before every round too; a higher number is taken on. With ``crl_path``, a file of
+    The roster and ``ca.pem`` are read again before every round too; a higher number of the one, and other authorities
+    in the other, are taken on. With ``crl_path``, a file of
     revocation lists, rounds and models of an aggregator whose certificate was revoked are refused with
     ``CertificateError`` (``revoked``), with a list past its next update all of them (``stale_crl``) unless
     ``crl_stale`` is ``allow``. With ``crl_url`` lists are fetched there, and the last good ones are kept in
@@ -148,17 +150,17 @@ class FederatedClient:
             )  # fmt: skip
 
         member = load(seen_roster)
-        anchors = keystore.load_anchors(anchors_path)
+        trust = Trust.load(anchors_path)
         self._ruling = Ruling(
-            member.policy, tuple(keystore.root_keys(anchors)), member.roster.federation,
+            member.policy, trust, member.roster.federation,
             None if advisory_path is None else Path(advisory_path),
             None if advisory_state_path is None else Path(advisory_state_path),
         )  # fmt: skip
-        member = under_policy(member, anchors, self._ruling.read(), now=datetime.now(UTC))
+        member = under_policy(member, trust.certificates, self._ruling.read(), now=datetime.now(UTC))
         keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
-        crls, poller = crl_source(crl_path, crl_url, crl_stale, anchors_path, self._ruling)
-        self._upkeep = Upkeep(self._participant, anchors, self._ruling, Path(roster_path), load, crls, poller)
+        crls, poller = crl_source(crl_path, crl_url, crl_stale, self._ruling)
+        self._upkeep = Upkeep(self._participant, trust, self._ruling, Path(roster_path), load, crls, poller)
         self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         spool = None if spool_dir is None else Spool(Path(spool_dir))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pqfl_transport.errors import TransportError
-from pqfl_transport.net.crl_fetch import CrlPoller, Fetch, fetch_crl
+from pqfl_transport.net.crl_fetch import CrlPoller, Fetch, Fetched, fetch_crl
 from pqfl_transport.policy import Policy
 from pqfl_transport.tls.context import fetching_context
 
@@ -15,8 +15,9 @@ Trust = Callable[[], tuple[bytes, Policy, str | None]]
 def asking(trust: Trust) -> Fetch:
     """Return what asks a source: https is our own TLS, without a client certificate, to a server of the federation."""
 
-    async def fetch(url: str) -> bytes:
-        return await fetch_crl(url, fetching_context(*trust()) if url.startswith("https:") else None)
+    async def fetch(url: str, tag: str, wait_seconds: float) -> Fetched:
+        context = fetching_context(*trust()) if url.startswith("https:") else None
+        return await fetch_crl(url, context, tag=tag, wait_seconds=wait_seconds)
 
     return fetch
 

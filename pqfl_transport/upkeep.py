@@ -1,4 +1,6 @@
-"""What a site reads again before every round: the advisory, the roster, the own signing key, and who was revoked.
+"""What a site reads again before every round.
+
+The trusted authorities, the advisory, the roster with the own signing key, and who was revoked.
 
 A file that is broken, older or not its signer's changes nothing and is said. An advisory that leaves nothing, a later
 roster without this site, and an aggregator whose certificate does not count any more are errors: the round is not gone
@@ -7,23 +9,24 @@ on with.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-
-from cryptography import x509
 
 from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.net.crl_fetch import CrlPoller, require_url
 from pqfl_transport.participant import Participant
+from pqfl_transport.pki.chain import describe
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
-from pqfl_transport.pki.keystore import load_anchors, read_public
+from pqfl_transport.pki.keystore import read_public
 from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.standing import Standing
+from pqfl_transport.pki.trust import Trust
+from pqfl_transport.policy import Policy
 
 _log = logging.getLogger(__name__)
 
@@ -37,14 +40,14 @@ class Upkeep:
     def __init__(
         self,
         participant: Participant,
-        anchors: Sequence[x509.Certificate],
+        trust: Trust,
         ruling: Ruling,
         roster_path: Path,
         load: Load,
         crls: CrlFile | None = None,
         poller: CrlPoller | None = None,
     ) -> None:
-        self._participant, self._anchors, self._ruling = participant, anchors, ruling
+        self._participant, self._trust, self._ruling = participant, trust, ruling
         self._roster_path, self._load = roster_path, load
         self._roster_seen = b""
         self._crls, self._poller = crls, poller
@@ -65,9 +68,18 @@ class Upkeep:
         Raises ``PolicyError`` (``withdrawn``), ``ConfigurationError`` (``not_in_roster``), and ``CertificateError`` as
         `Revocations.check_party` does for the aggregator.
         """
+        self._keep_trust()
         self._keep_policy()
         self._keep_roster()
         self._keep_revocations()
+
+    def _keep_trust(self) -> None:
+        try:
+            if self._trust.refresh():
+                names = ", ".join(describe(one) for one in self._trust.certificates)
+                _log.warning("the trusted authorities are now %s", names)
+        except PqflError as error:
+            _log.warning("the trusted authorities stay as they are: %s", error)
 
     def _keep_policy(self) -> None:
         before = self._ruling.policy
@@ -80,7 +92,7 @@ class Upkeep:
             return
         if policy != before:
             participant, advised = self._participant, self._ruling.advised
-            participant.member = under_policy(participant.member, self._anchors, policy, now=datetime.now(UTC))
+            participant.member = self._under(policy, participant.member)
             why = "" if advised is None else advised.facts()["why"]
             _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
 
@@ -97,7 +109,7 @@ class Upkeep:
             before, key = participant.member.identity.key.verifying_key, member.identity.key.verifying_key
             if member.roster.number == former.number and key == before:
                 return
-            member = under_policy(member, self._anchors, self._ruling.policy, now=datetime.now(UTC))
+            member = self._under(self._ruling.policy, member)
             participant.take_on(member)
         except PqflError as error:
             if isinstance(error, ConfigurationError) and error.reason == "not_in_roster":
@@ -111,6 +123,9 @@ class Upkeep:
         came = ", ".join(sorted(member.roster.parties.keys() - former.parties.keys())) or "nobody"
         left = ", ".join(sorted(former.parties.keys() - member.roster.parties.keys())) or "nobody"
         _log.warning("roster %d instead of %d: joined %s; left %s", member.roster.number, former.number, came, left)
+
+    def _under(self, policy: Policy, member: Membership) -> Membership:
+        return under_policy(member, self._trust.certificates, policy, now=datetime.now(UTC))
 
     def _keep_revocations(self) -> None:
         if self._crls is None:
@@ -126,7 +141,7 @@ class Upkeep:
 
 
 def crl_source(
-    path: Path | str | None, url: str | None, stale: Stale | str, anchors_path: Path, ruling: Ruling
+    path: Path | str | None, url: str | None, stale: Stale | str, ruling: Ruling
 ) -> tuple[CrlFile | None, CrlPoller | None]:
     """Return where a site's revocation lists are, and what keeps that file current, where there are any.
 
@@ -138,13 +153,12 @@ def crl_source(
         return None, None
     if stale not in tuple(Stale):
         raise ConfigurationError(f"crl_stale {stale!r}: expected {' or '.join(Stale)}", reason="bad_config")
-    crls = CrlFile(Path(path), load_anchors(anchors_path), Stale(stale))
+    crls = CrlFile(Path(path), ruling.trust, Stale(stale))
     if url is None:
         return crls, None
     require_url(url, "crl_url")
-    anchors_pem = read_public(anchors_path)
 
-    fetch = asking(lambda: (anchors_pem, ruling.policy, ruling.federation))
+    fetch = asking(lambda: (ruling.trust.pem, ruling.policy, ruling.federation))
 
     def store(data: bytes) -> bool:
         return crls.store(data, ruling.policy)

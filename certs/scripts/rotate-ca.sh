@@ -9,7 +9,8 @@ Usage: rotate-ca.sh STEP DIR OUT [LEVEL|force]
 Another issuing authority, perhaps of another LEVEL (standard, high, maximum, cnsa2):
   1. announce   makes it and puts it into ca.pem; give that to every party, and wait until all have it
   2. use        it signs certificates from now on; those of the former one stay good until they are renewed
-  3. retire     takes the former one out of ca.pem, once every certificate of it has ended; give that to every party.
+  3. sign       the roster names the renewed certificates; give that to every party
+  4. retire     takes the former one out of ca.pem, once every certificate of it has ended; give that to every party.
                 Who has seen to it that all have renewed need not wait: with "force" it goes at once
 
 Another root:

@@ -16,6 +16,7 @@ from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.keystore import read_public, write_public
 from pqfl_transport.pki.memory import Memory, beside
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES, Revocations, Stale, open_crls
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 
 _TAG = "crl-seen/v1"
@@ -86,7 +87,8 @@ class CrlFile:
     """The lists of one process, read again whenever it asks. Nothing is read before `read` is called."""
 
     path: Path
-    anchors: Sequence[x509.Certificate]
+    trust: Trust
+    """Whose lists count. Where these are other authorities since, so are they for the next reading."""
     stale: Stale = Stale.REFUSE
     seen_path: Path | None = None
     clock: Callable[[], datetime] = _system_clock
@@ -101,8 +103,8 @@ class CrlFile:
         """Read the file again. Raises as `load_crls` does, and then nothing has changed."""
         at_least = None if self._found is None else self._found.numbers
         self._found = load_crls(
-            self.path, self.anchors, policy=policy, now=self.clock(), at_least=at_least, stale=self.stale,
-            seen_path=self.seen_path,
+            self.path, self.trust.certificates, policy=policy, now=self.clock(), at_least=at_least,
+            stale=self.stale, seen_path=self.seen_path,
         )  # fmt: skip
         return self._found
 
@@ -115,7 +117,9 @@ class CrlFile:
         known = read_public(self.path, max_bytes=MAX_CRL_BYTES) if self.path.exists() else None
 
         def take(highest: Mapping[str, int]) -> Revocations:
-            found = open_crls(data, self.anchors, policy=policy, now=self.clock(), at_least=highest, stale=self.stale)
+            found = open_crls(
+                data, self.trust.certificates, policy=policy, now=self.clock(), at_least=highest, stale=self.stale
+            )
             if data != known:
                 write_public(self.path, data)
             return found

@@ -53,6 +53,12 @@ class CertificateReference:
         return {"issuer": self.issuer.hex(), "serial": self.serial.to_bytes(length, "big").hex()}
 
 
+def identifier_of(authority: x509.Certificate) -> bytes | None:
+    """Return what references name an authority by: the identifier of its key, ``None`` where it has none."""
+    identifier = find_extension(authority, x509.SubjectKeyIdentifier)
+    return None if identifier is None else identifier.digest
+
+
 def _from_hex(text: str, most_bytes: int, where: str) -> bytes:
     # `bytes.fromhex` takes capitals and white space as well, and one certificate has one spelling.
     try:

@@ -26,7 +26,7 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
 from pqfl_transport.pki.chain import describe, find_extension, key_algorithm_name, signature_algorithm_name
-from pqfl_transport.pki.references import CertificateReference
+from pqfl_transport.pki.references import CertificateReference, identifier_of
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import Policy
 
@@ -85,7 +85,7 @@ class Revocations:
             found[name] = (*found.get(name, ()), (certificate, listed.get(certificate)))
         by_key: dict[bytes, tuple[Authority, ...]] = {}
         for authority in (one for named in found.values() for one in named):
-            identifier = _subject_key_identifier(authority[0])
+            identifier = identifier_of(authority[0])
             if identifier is not None:
                 by_key[identifier] = (*by_key.get(identifier, ()), authority)
         object.__setattr__(self, "_by_subject", MappingProxyType(found))
@@ -191,7 +191,7 @@ class Revocations:
         # the identifiers tell nobody apart, all of the name are asked.
         identifier = find_extension(certificate, x509.AuthorityKeyIdentifier)
         wanted = None if identifier is None else identifier.key_identifier
-        return [one for one in named if _subject_key_identifier(one[0]) in {None, wanted}] or named
+        return [one for one in named if identifier_of(one[0]) in {None, wanted}] or named
 
 
 def open_crls(
@@ -246,7 +246,7 @@ def _require_no_step_back(
 def _key_of(authority: x509.Certificate) -> str:
     # Its name alone would be that of its successor too, whose numbers may begin anew; a new certificate for the same
     # key goes on with them.
-    identifier = _subject_key_identifier(authority) or authority.fingerprint(SHA256())
+    identifier = identifier_of(authority) or authority.fingerprint(SHA256())
     return f"{authority.subject.rfc4514_string()} {identifier.hex()}"
 
 
@@ -343,8 +343,3 @@ def _why(entry: x509.RevokedCertificate, name: str) -> str:
                 reason="malformed",
             )
     return reason
-
-
-def _subject_key_identifier(authority: x509.Certificate) -> bytes | None:
-    identifier = find_extension(authority, x509.SubjectKeyIdentifier)
-    return None if identifier is None else identifier.digest

@@ -14,6 +14,7 @@ from pqfl_transport.errors import MessageError
 from pqfl_transport.pki.advisory import MAX_ADVISORY_BYTES, Seen, digest_of, open_advisory
 from pqfl_transport.pki.keystore import read_public
 from pqfl_transport.pki.memory import Memory, beside
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Advised, Advisory, Policy, advise, for_name, parse_policy
 from pqfl_transport.policy.files import MAX_POLICY_BYTES
 
@@ -69,11 +70,11 @@ def load_advisory(
 class Ruling:
     """The policy of one process: what its operator chose, and what an advisory file leaves of it each time it is read.
 
-    ``roots`` are the keys that may sign the advisory. Nothing is read before `read` is called.
+    One of the roots of ``trust`` signs the advisory. Nothing is read before `read` is called.
     """
 
     base: Policy
-    roots: tuple[VerifyingKey, ...]
+    trust: Trust
     federation: str
     advisory_path: Path | None = None
     seen_path: Path | None = None
@@ -102,7 +103,7 @@ class Ruling:
         if self.advisory_path is None:
             return self.base
         advisory = load_advisory(
-            self.advisory_path, self.roots, federation=self.federation, now=self.clock(), seen=self._seen,
+            self.advisory_path, self.trust.roots, federation=self.federation, now=self.clock(), seen=self._seen,
             seen_path=self.seen_path or beside(self.advisory_path),
         )  # fmt: skip
         self._seen = Seen(advisory.number, digest_of(advisory))

@@ -19,6 +19,7 @@ from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.membership import Membership, load_membership
 from pqfl_transport.pki.signing_files import SWITCH_SECONDS
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.pki.trust import Trust
 from tests.support.pki import Federation, make_federation
 from tests.support.rekeying import name_next, prepare_next
 from tests.support.revoking import crl, crl_source, publish_crl
@@ -49,7 +50,7 @@ def roster_refresher(federation: Federation) -> RosterRefresher:
 
 
 def crl_refresher(config: AggregatorConfig) -> CrlRefresher:
-    file = crl_file(config)
+    file = crl_file(config, Trust.load(config.cacert))
     assert file is not None
     return CrlRefresher(file)
 
@@ -121,9 +122,9 @@ def test_one_s_own_revocation_ends_it(federation: Federation, tmp_path: Path) ->
 
 def test_without_a_list_or_a_source_there_is_nothing_to_do(federation: Federation, tmp_path: Path) -> None:
     """Both are a matter of the configuration."""
-    assert crl_file(configured(federation, tmp_path, crl=None)) is None
+    assert crl_file(configured(federation, tmp_path, crl=None), Trust.load(federation.ca_pem)) is None
     config = configured(federation, tmp_path)
-    file = crl_file(config)
+    file = crl_file(config, Trust.load(config.cacert))
     assert file is not None
     assert crl_poller(config, file, federation.authority.policy, "fed", print) is None
 
@@ -132,7 +133,7 @@ def test_the_first_list_is_fetched_before_anything_begins(federation: Federation
     """Where that fails, nothing begins."""
     with crl_source(b"garbage") as source:
         config = configured(federation, tmp_path, crl_url=source.url)
-        file = crl_file(config)
+        file = crl_file(config, Trust.load(config.cacert))
         assert file is not None
         poller = crl_poller(config, file, federation.authority.policy, "fed", lambda _event, _facts: None)
         assert poller is not None

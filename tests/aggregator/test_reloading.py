@@ -12,10 +12,10 @@ import pytest
 from aggregator.reloading import Reloader
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.errors import PolicyError
-from pqfl_transport.pki import keystore
 from pqfl_transport.pki.expiry import Ending
 from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.ruling import Ruling
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 from tests.support.advisories import publish
 from tests.support.pki import Federation, make_federation
@@ -30,15 +30,17 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @asynccontextmanager
-async def reloading(hub: Hub, federation: Federation, path: Path, seconds: float = 3600) -> AsyncIterator[Reloader]:
+async def reloading(
+    hub: Hub, federation: Federation, path: Path, seconds: float = 3600, anchors: Path | None = None
+) -> AsyncIterator[Reloader]:
     """Reload for one block, as the service does."""
-    anchors = keystore.load_anchors(federation.ca_pem)
+    trust = Trust.load(anchors or federation.ca_pem)
     setup = hub.engine._setup
-    ruling = Ruling(setup.member.policy, tuple(keystore.root_keys(anchors)), "fed", path)
+    ruling = Ruling(setup.member.policy, trust, "fed", path)
     ruling.read()
 
     def under(policy: Policy) -> Membership:
-        return under_policy(setup.member, anchors, policy, now=datetime.now(UTC))
+        return under_policy(setup.member, trust.certificates, policy, now=datetime.now(UTC))
 
     reloader = Reloader(ruling, under, seconds)
     task = asyncio.create_task(reloader.run(hub.engine, setup.audit, setup.log))
@@ -50,10 +52,10 @@ async def reloading(hub: Hub, federation: Federation, path: Path, seconds: float
             await task
 
 
-async def said(hub: Hub, event: str, count: int = 1) -> dict[str, object]:
-    """Wait for a log line."""
+async def said(hub: Hub, event: str, count: int = 1, what: str | None = None) -> dict[str, object]:
+    """Wait for a log line about this; without it, about the advisory."""
     async with asyncio.timeout(20):
-        while len(found := hub.events(event)) < count:  # noqa: ASYNC110 -- the log is a string
+        while len(found := [one for one in hub.events(event) if one.get("what") == what]) < count:  # noqa: ASYNC110 -- the log is a string
             await asyncio.sleep(0.001)
     return found[count - 1]
 
@@ -97,6 +99,30 @@ def test_it_reads_again_when_it_is_asked_and_says_how_that_went(federation: Fede
             assert refused["result"] == "failed"
             assert "number 1 is older than number 2" in str(refused["detail"])
             assert hub.engine.status()["policy"] == "high-2026+advisory-2"
+
+    play(federation, tmp_path, use)
+
+
+def test_other_authorities_are_taken_on_before_what_they_signed(federation: Federation, tmp_path: Path) -> None:
+    """A new root and its first advisory come at once; a broken file changes nothing, and is said."""
+    stranger = make_federation(tmp_path / "other", sites=())
+
+    async def use(hub: Hub, path: Path) -> None:
+        own, both = tmp_path / "ca.pem", federation.ca_pem.read_bytes() + stranger.ca_pem.read_bytes()
+        write(own, federation.ca_pem.read_bytes())
+        publish(federation, path, number=1)
+        async with reloading(hub, federation, path, anchors=own) as reloader:
+            write(own, both)
+            publish(stranger, path, GCM, number=2)
+            reloader.ask()
+            assert (await said(hub, "policy", 2))["new"] == "high-2026+advisory-2"
+            assert (await said(hub, "reload", what="authorities"))["result"] == "ok"
+            write(own, b"broken")
+            reloader.ask()
+            failed = await said(hub, "reload", 2, what="authorities")
+            assert failed["result"] == "failed"
+            assert "ca.pem" in str(failed["detail"])
+            assert (await said(hub, "reload", 2))["result"] == "unchanged"
 
     play(federation, tmp_path, use)
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 
 from certs.authority import Authority
+from certs.certifying import CertificationRequest, Renewal
 from certs.history import verify_history
 from certs.rotating import CROSS
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import open_crls
+from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
@@ -143,6 +146,26 @@ def test_a_replaced_authority_is_retired_when_nobody_needs_it(ca: Authority) -> 
     assert len(ca.retire(now=late)) == 3
     assert len(keystore.load_anchors(ca.ca_path)) == 2
     assert len(ca.make_crl(now=late)) == 1
+
+
+def test_an_authority_that_the_roster_still_names_is_not_retired(ca: Authority) -> None:
+    """A member has renewed, and whoever trusts the new authority alone could not ask about it by the present roster."""
+    ca.rotate_issuing(now=NOW)
+    key, uri = SigningKey.generate("ML-DSA-65"), "spiffe://fed/site/bank"
+    folder = ca.folder.parent / "bank"
+    request = CertificationRequest(
+        SpiffeId.parse(uri),
+        "site",
+        key.verifying_key,
+        keystore.load_signing_identity(folder, now=NOW).key.verifying_key,
+    )
+    present = [keystore.load_certificate(folder / name, now=NOW) for name in ("tls.pem", "signing.pem")]
+    ca.certify(request, now=NOW, renews=Renewal(*present))
+    with pytest.raises(ConfigurationError, match="newer ones of spiffe://fed/site/bank: sign the next one") as caught:
+        ca.retire(force=True, now=NOW)
+    assert caught.value.reason == "still_needed"
+    ca.sign_roster(ca.plan_roster(now=NOW), now=NOW)
+    assert len(ca.retire(force=True, now=NOW)) == 1
 
 
 def test_a_new_root_alone_is_retired_without_renewing_anybody(ca: Authority) -> None:

@@ -115,6 +115,9 @@ def test_issuing_authority_and_root_are_replaced_under_traffic(
             with sidecar.connect() as renewed:
                 said(renewed, b"renewed")
                 said(lasting, b"still here")
+                behind = run_script(SCRIPT, "retire", federation.ca, tmp_path / "out", "force")
+                assert "sign the next one first" in behind.stderr
+                rehearsal.step("sign")
                 rehearsal.step("retire", "force")
                 said(renewed, b"after")
                 # Let in on the word of an authority that nobody trusts any more.

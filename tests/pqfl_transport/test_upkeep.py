@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PqflError, TransportError
-from pqfl_transport.pki import keystore
 from pqfl_transport.pki import membership as membership_module
 from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.membership import Membership, load_membership
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.upkeep import Upkeep, crl_source
 from tests.support.pki import Federation, make_federation
 from tests.support.rekeying import name_next, prepare_next
@@ -35,16 +35,16 @@ def upkeep(
     federation: Federation, crl_path: Path | None = None, url: str | None = None, stale: str = "refuse"
 ) -> Upkeep:
     folder = federation.site("bank-a")
-    anchors = keystore.load_anchors(federation.ca_pem)
-    ruling = Ruling(federation.authority.policy, tuple(keystore.root_keys(anchors)), "fed")
+    trust = Trust.load(federation.ca_pem)
+    ruling = Ruling(federation.authority.policy, trust, "fed")
 
     def load(at_least_number: int) -> Membership:
         return load_membership(
             folder, federation.ca_pem, federation.roster, role=Role.SITE, at_least_number=at_least_number
         )  # fmt: skip
 
-    crls, poller = crl_source(crl_path, url, stale, federation.ca_pem, ruling)
-    return Upkeep(participant(federation, "bank-a"), anchors, ruling, federation.roster, load, crls, poller)
+    crls, poller = crl_source(crl_path, url, stale, ruling)
+    return Upkeep(participant(federation, "bank-a"), trust, ruling, federation.roster, load, crls, poller)
 
 
 def reason(found: Upkeep) -> str:
@@ -67,6 +67,30 @@ def test_a_later_roster_is_taken_on_and_shown(federation: Federation, caplog: py
         found.keep()
     assert "the roster changes nothing" in caplog.text
     assert found._participant.member.roster.number == number
+
+
+def test_another_root_is_taken_on_before_what_it_signed(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Authorities, roster and lists are replaced at once, as a rotation does; a broken file changes nothing."""
+    authority = federation.authority
+    authority.make_crl()
+    found = upkeep(federation, authority.crl_path)
+    found.keep()
+    authority.rotate_root()
+    authority.sign_roster(authority.plan_roster())
+    authority.make_crl()
+    with caplog.at_level(logging.WARNING):
+        found.keep()
+    assert "the trusted authorities are now" in caplog.text
+    assert "CN=root-2" in caplog.text
+    assert "changes nothing" not in caplog.text
+    number = found._participant.member.roster.number
+    assert number == authority.roster().number
+    federation.ca_pem.write_bytes(b"broken")
+    with caplog.at_level(logging.WARNING):
+        found.keep()
+    assert "the trusted authorities stay as they are" in caplog.text
 
 
 def test_a_revoked_aggregator_is_refused(federation: Federation, tmp_path: Path) -> None:

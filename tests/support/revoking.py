@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,6 +98,13 @@ class CrlSource:
     endless: bool = False
     """Send the body again and again, without a length."""
     asked: int = 0
+    tag: str = ""
+    """The entity tag that it names the body by."""
+    waits: bool = False
+    """Say that the answer was waited for."""
+    bodies: int = 0
+    headers: dict[str, str | None] = field(default_factory=dict)
+    """Of the last request: what it has seen, and how long it would wait."""
 
 
 @contextmanager
@@ -107,7 +114,17 @@ def crl_source(body: bytes = b"") -> Iterator[CrlSource]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             source.asked += 1
-            self.send_response(source.status)
+            source.headers = {name: self.headers.get(name) for name in ("If-None-Match", "Prefer")}
+            is_same = bool(source.tag) and source.headers["If-None-Match"] == source.tag
+            self.send_response(304 if is_same and source.status == 200 else source.status)
+            if source.tag:
+                self.send_header("ETag", source.tag)
+            if source.waits:
+                self.send_header("Preference-Applied", "wait=7")
+            if is_same or source.status == 304:
+                self.end_headers()
+                return
+            source.bodies += 1
             if not source.endless:
                 self.send_header("Content-Length", str(len(source.body)))
             self.end_headers()

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 
 from pqfl_transport.errors import ConfigurationError, TransportError
-from pqfl_transport.net.crl_fetch import CrlPoller, fetch_crl, require_url
-from pqfl_transport.pki import keystore
+from pqfl_transport.net.crl_fetch import CrlPoller, Fetch, Fetched, fetch_crl, require_url
 from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import for_level
 from tests.support.pki import Federation, make_federation
 from tests.support.revoking import crl, crl_source
@@ -36,13 +35,11 @@ class Reports(list[tuple[str, dict[str, object]]]):
         return event, facts.get("reason")
 
 
-async def over_http(url: str) -> bytes:
-    return await fetch_crl(url, None, timeout_seconds=5)
+async def over_http(url: str, tag: str, wait_seconds: float) -> Fetched:
+    return await fetch_crl(url, None, tag=tag, wait_seconds=wait_seconds, timeout_seconds=5)
 
 
-def poller(
-    file: CrlFile, *urls: str, fetch: Callable[[str], Awaitable[bytes]] = over_http, **options: Any
-) -> tuple[CrlPoller, Reports]:
+def poller(file: CrlFile, *urls: str, fetch: Fetch = over_http, **options: Any) -> tuple[CrlPoller, Reports]:
     reports = Reports()
     made = CrlPoller(
         urls, fetch, lambda data: file.store(data, HIGH), lambda: file.revocations, reports,
@@ -52,7 +49,7 @@ def poller(
 
 
 def crl_file(federation: Federation, folder: Path) -> CrlFile:
-    return CrlFile(folder / "crl.pem", keystore.load_anchors(federation.ca_pem))
+    return CrlFile(folder / "crl.pem", Trust.load(federation.ca_pem))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +156,56 @@ def test_the_next_question_comes_in_time(federation: Federation, tmp_path: Path)
     polled.failures = 0
     for polled.random, seconds in ((lambda: 0.0, 54), (lambda: 1.0, 66)):
         assert polled.seconds_to_next() == pytest.approx(seconds)
+
+
+def test_what_was_seen_is_not_sent_again(federation: Federation, tmp_path: Path) -> None:
+    """A source that names its lists is asked for others; the last ones are put back where somebody took them away."""
+    file = crl_file(federation, tmp_path)
+    with crl_source(crl(federation)) as source:
+        source.tag = '"one"'
+        polled, reports = poller(file, source.url, wait_seconds=7)
+        assert asyncio.run(polled.poll())
+        assert source.headers["If-None-Match"] is None
+        assert source.headers["Prefer"] is None
+        assert not asyncio.run(polled.poll())
+        assert source.headers["If-None-Match"] == '"one"'
+        assert source.headers["Prefer"] == "wait=7"
+        file.path.unlink()
+        assert asyncio.run(polled.poll())
+        source.tag, source.body = '"two"', crl(federation, number=2)
+        assert asyncio.run(polled.poll())
+    assert source.bodies == 2
+    assert [event for event, _ in reports] == ["crl_fetched", "crl_checked", "crl_fetched", "crl_fetched"]
+    assert set(file.read(HIGH).numbers.values()) == {2}
+
+
+def test_a_source_that_waits_is_asked_again_at_once(federation: Federation, tmp_path: Path) -> None:
+    """Until it fails: then as any other. One that only says 304 is asked at the interval."""
+    file = crl_file(federation, tmp_path)
+    with crl_source(crl(federation)) as source:
+        source.tag = '"one"'
+        polled, _ = poller(file, source.url, wait_seconds=7)
+        for source.waits, seconds in ((False, 60), (True, 1), (False, 60), (True, 1)):
+            asyncio.run(polled.poll())
+            assert polled.seconds_to_next() == seconds
+        source.status = 503
+        asyncio.run(polled.poll())
+        assert polled.seconds_to_next() == 2
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 300, "\xfcber"])
+def test_a_source_that_says_nothing_new_unasked_is_no_source(federation: Federation, tmp_path: Path, tag: str) -> None:
+    """Nothing was ever given, or it named its lists by what is no entity tag of a sensible length."""
+    file = crl_file(federation, tmp_path)
+    with crl_source(crl(federation)) as source:
+        source.status = 304
+        polled, reports = poller(file, source.url)
+        assert not asyncio.run(polled.poll())
+        assert reports.last == ("crl_fetch_failed", "crl_unavailable")
+        source.status, source.tag = 200, tag
+        asyncio.run(polled.poll())
+        asyncio.run(polled.poll())
+        assert source.headers["If-None-Match"] is None
 
 
 def test_news_are_told_until_it_is_cancelled(federation: Federation, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pqfl_transport.pki import keystore
 from pqfl_transport.pki.crl_files import CrlFile, load_crls
 from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.revocation import Stale
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import for_level
 from tests.support.pki import Federation, make_federation
 from tests.support.revoking import publish_crl
@@ -24,7 +25,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 def crl_file(federation: Federation, path: Path) -> CrlFile:
-    return CrlFile(path, keystore.load_anchors(federation.ca_pem))
+    return CrlFile(path, Trust.load(federation.ca_pem))
 
 
 def reason(file: CrlFile) -> str:

@@ -1,5 +1,6 @@
 """Certificates named by issuer and serial number: what goes out comes back, and there is one spelling."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, MessageError
-from pqfl_transport.pki.references import CertificateReference
+from pqfl_transport.pki.references import CertificateReference, identifier_of
 from tests.support.classical import make_root
 from tests.support.pki import make_federation
 
+_DATES = (datetime(2026, 1, 1), datetime(2027, 1, 1))  # noqa: DTZ001 -- the library's way
 SERIALS = st.integers(1, 2**160 - 1)
 
 
@@ -62,3 +64,13 @@ def test_any_other_spelling_is_refused(value: dict[str, str]) -> None:
     with pytest.raises(MessageError) as caught:
         CertificateReference.decode(value, "here")
     assert caught.value.reason == "malformed"
+
+
+def test_an_authority_is_named_by_the_identifier_of_its_key(tmp_path: Path) -> None:
+    """It is what references to its certificates begin with; whoever has none is named by nothing."""
+    federation = make_federation(tmp_path, sites=("one",))
+    issuing = x509.load_pem_x509_certificate((federation.ca / "issuing.pem").read_bytes())
+    leaf = x509.load_pem_x509_certificate((federation.site("one") / "signing.pem").read_bytes())
+    assert identifier_of(issuing) == CertificateReference.of(leaf).issuer
+    bare = x509.CertificateBuilder(issuing.subject, issuing.subject, issuing.public_key(), 1, *_DATES)
+    assert identifier_of(bare.sign(SigningKey.generate("ML-DSA-44").pyca_key, None)) is None

@@ -11,6 +11,7 @@ from pqfl_transport.pki import keystore
 from pqfl_transport.pki.advisory import Seen
 from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.ruling import Ruling, load_advisory, load_policy
+from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import for_level
 from tests.pqfl_transport.policy.test_files import GOOD
 from tests.support.advisories import publish
@@ -33,8 +34,7 @@ class Clock:
 
 
 def ruling(federation: Federation, path: Path, clock: Clock | None = None) -> Ruling:
-    roots = tuple(keystore.root_keys(keystore.load_anchors(federation.ca_pem)))
-    return Ruling(HIGH, roots, "fed", path, clock=clock or Clock())
+    return Ruling(HIGH, Trust.load(federation.ca_pem), "fed", path, clock=clock or Clock())
 
 
 def test_a_policy_is_a_name_or_a_file(tmp_path: Path) -> None:
@@ -143,8 +143,7 @@ def test_it_says_when_it_will_change(federation: Federation, tmp_path: Path) -> 
 
 def test_without_an_advisory_the_policy_is_the_chosen_one(federation: Federation, tmp_path: Path) -> None:
     """Nothing is read and nothing is written."""
-    roots = tuple(keystore.root_keys(keystore.load_anchors(federation.ca_pem)))
-    rules = Ruling(HIGH, roots, "fed")
+    rules = Ruling(HIGH, Trust.load(federation.ca_pem), "fed")
     assert (rules.read(), rules.advised, rules.seconds_to_change()) == (HIGH, None, None)
     assert list(tmp_path.iterdir()) == []
 

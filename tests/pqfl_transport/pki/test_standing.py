@@ -1,6 +1,7 @@
 """Who may take part: the roster and the lists of the moment, asked together."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_one_s_own_former_key_is_asked_about_while_it_signs(tmp_path: Path) -> N
     with pytest.raises(CertificateError, match="this aggregator itself") as caught:
         Standing(member, time.time, revoking(made, former.certificate.serial)).require_own()
     assert caught.value.reason == "revoked"
+
+
+def test_a_later_roster_says_already_how_a_key_was_certified(federation: Federation) -> None:
+    """A member was renewed by another authority, and the one before is trusted no more: the same key counts on."""
+    found = standing(federation, revocations(federation))
+    uri, roster = federation.site_uri("bank-a"), found.member.roster
+    party = roster.party(uri)
+    assert party.certificate is not None
+    elsewhere = replace(party, certificate=replace(party.certificate, issuer=b"another"))
+    found.member = replace(found.member, roster=replace(roster, parties={**roster.parties, uri: elsewhere}))
+    with pytest.raises(CertificateError) as caught:
+        found.party(uri)
+    assert caught.value.reason == "untrusted"
+    found.following = roster
+    assert found.party(uri) == elsewhere
+    # Of another key it says nothing.
+    other = replace(party, signing_key=roster.party(federation.site_uri("bank-b")).signing_key)
+    found.following = replace(roster, parties={uri: other})
+    assert found.outage(elsewhere) is not None

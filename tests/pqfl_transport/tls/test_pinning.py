@@ -1,10 +1,16 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
 
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, PeerError, TransportError
 from pqfl_transport.pki import chain, keystore
-from pqfl_transport.policy import for_level
+from pqfl_transport.pki.authority import Issuer, create_issuing, issue_tls
+from pqfl_transport.pki.profiles import DAY_SECONDS, Usage, find_profile
+from pqfl_transport.pki.tokens import service_id
+from pqfl_transport.policy import for_level, leaf_algorithm
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.pinning import pinned_anchors, presented_chain
 from tests.support.enrolment import root_sha256, serving
@@ -48,12 +54,26 @@ def test_another_root_is_refused_and_never_taken_along(federation: Federation, t
     assert len(roots) == 1
 
 
+def test_an_authority_that_only_claims_to_be_under_the_root_vouches_for_nobody(federation: Federation) -> None:
+    """It comes along with the root that was pinned, and nothing beneath it verifies: the root has not signed it."""
+    now, policy = datetime.now(UTC), federation.authority.policy
+    root = keystore.load_certificate(federation.ca / "root.pem")
+    forged = create_issuing(Issuer(root, SigningKey.generate("ML-DSA-87")), federation.authority.level, now=now)
+    key = SigningKey.generate(leaf_algorithm(policy)).verifying_key
+    leaf = issue_tls(
+        forged, find_profile("gateway"), service_id(federation.name), key, now=now, seconds=DAY_SECONDS
+    )  # fmt: skip
+    anchors = pinned_anchors([leaf, forged.certificate, root], root_sha256(federation))
+    assert set(anchors) == {root, forged.certificate}
+    with pytest.raises(CertificateError) as caught:
+        chain.verify_chain(leaf, anchors, policy=policy, usage=Usage.SERVER, now=now)
+    assert caught.value.reason == "untrusted"
+
+
 def test_a_leaf_is_no_root(federation: Federation) -> None:
     """The fingerprint of the service's own certificate, or of an issuing authority's, pins nothing."""
     leaf = keystore.load_certificate(federation.gateway / "tls.pem")
     anchors = keystore.load_anchors(federation.ca_pem)
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-
     issuing = next(one for one in anchors if not chain.is_self_signed(one))
     for wrong in (leaf, issuing):
         with pytest.raises(CertificateError):
