@@ -72,6 +72,8 @@ class AggregatorConfig:
     initial_model: Path
     """``.npz`` or ``.safetensors``: model version 0."""
     rounds: RoundsConfig
+    roster_state: Path | None = None
+    """Where the highest number of the roster is remembered; beside the roster unless given."""
     passphrase_file: Path | None = None
     """Where the passphrase of an encrypted ``signing.key`` is read; the environment's where there is none."""
     keys: Path | None = None
@@ -82,8 +84,8 @@ class AggregatorConfig:
     """How often advisory, roster and revocation lists are read again."""
     crl: Path | None = None
     """Revocation lists; where they are fetched, the last good ones are kept there."""
-    crl_url: str | None = None
-    """Where they are fetched."""
+    crl_urls: tuple[str, ...] = ()
+    """Where they are fetched, tried in this order."""
     crl_stale: Stale = Stale.REFUSE
     crl_poll_seconds: float = DEFAULT_POLL_SECONDS
     """How often they are fetched."""
@@ -97,10 +99,10 @@ def load_config(path: Path) -> AggregatorConfig:
         raise ConfigurationError(f"{path}: unknown section [{min(unknown)}]")
     aggregator, model = Section(path, document, "aggregator"), Section(path, document, "model")
     identity, state = aggregator.path("identity"), aggregator.path("state")
-    crl_url = aggregator.optional_text("crl_url")
-    if crl_url is not None:
-        require_url(crl_url, f"{path}: aggregator.crl_url")
-    crl = aggregator.optional_path("crl") if crl_url is None else aggregator.path("crl", state / "crl.pem")
+    crl_urls = aggregator.text_or_texts("crl_url")
+    for url in crl_urls:
+        require_url(url, f"{path}: aggregator.crl_url")
+    crl = aggregator.path("crl", state / "crl.pem") if crl_urls else aggregator.optional_path("crl")
     config = AggregatorConfig(
         listen=_listen(aggregator.text("listen"), f"{path}: aggregator.listen"),
         identity=identity,
@@ -111,10 +113,11 @@ def load_config(path: Path) -> AggregatorConfig:
         initial_model=model.path("initial"),
         passphrase_file=aggregator.optional_path("passphrase_file"),
         rounds=_rounds(Section(path, document, "rounds")),
+        roster_state=aggregator.optional_path("roster_state"),
         advisory=aggregator.optional_path("advisory"),
         reload_seconds=aggregator.number("reload_seconds", DEFAULT_RELOAD_SECONDS, least=1),
         crl=crl,
-        crl_url=crl_url,
+        crl_urls=crl_urls,
         crl_stale=Stale(aggregator.choice("crl_stale", tuple(Stale), Stale.REFUSE)),
         crl_poll_seconds=aggregator.number("crl_poll_seconds", DEFAULT_POLL_SECONDS, least=1),
         keys=_keys(Section(path, document, "keys")) if "keys" in document else None,

@@ -5,6 +5,7 @@ ends it: no site would take a round of it any more.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,9 @@ from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.crl_fetch import WAIT_SECONDS, CrlPoller, Report
 from pqfl_transport.pki.crl_files import CrlFile
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.keystore import read_public
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 
@@ -56,8 +57,8 @@ class RosterRefresher:
         standing = engine.standing
         current = standing.member.roster
         try:
-            data = await asyncio.to_thread(read_public, self._path, max_bytes=MAX_DOCUMENT_BYTES)
-            if data == self._seen and not standing.member.has_to_switch(self._clock()):
+            digest = await asyncio.to_thread(self._digest)
+            if digest == self._seen and not standing.member.has_to_switch(self._clock()):
                 return "unchanged", ""
             member = await asyncio.to_thread(self._load, current.number)
             if member.roster.level is not current.level:
@@ -68,8 +69,11 @@ class RosterRefresher:
                 await engine.adopt_key(member)
         except PqflError as error:
             return "failed", str(error)
-        self._seen = data
+        self._seen = digest
         return ("ok", "") if member.roster.number > current.number else ("unchanged", "")
+
+    def _digest(self) -> bytes:
+        return hashlib.sha256(read_public(self._path, max_bytes=MAX_ROSTER_BYTES)).digest()
 
 
 class CrlRefresher:
@@ -107,7 +111,7 @@ def crl_poller(
     config: AggregatorConfig, file: CrlFile, policy: Policy, federation: str, report: Report
 ) -> CrlPoller | None:
     """Return what keeps the file current, where there is a source."""
-    if config.crl_url is None:
+    if not config.crl_urls:
         return None
 
     fetch = asking(lambda: (file.trust.pem, policy, federation))
@@ -116,7 +120,7 @@ def crl_poller(
         return file.store(data, policy)
 
     return CrlPoller(
-        (config.crl_url,), fetch, store, lambda: file.revocations, report, config.crl_poll_seconds, WAIT_SECONDS
+        config.crl_urls, fetch, store, lambda: file.revocations, report, config.crl_poll_seconds, WAIT_SECONDS
     )
 
 

@@ -32,8 +32,11 @@ from pqfl_transport.hardening import forbid_core_dumps
 from pqfl_transport.net.crl_fetch import CrlPoller, Report
 from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
+from pqfl_transport.pki.crl_files import CrlFile
 from pqfl_transport.pki.membership import Membership, load_membership, under_policy
+from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import chosen
+from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.pki.standing import Standing
@@ -51,6 +54,7 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         return load_membership(
             config.identity, config.cacert, config.roster, role=Role.AGGREGATOR, policy=rounds.policy,
             passphrases=chosen(config.passphrase_file), at_least_number=at_least_number,
+            seen_path=config.roster_state or beside(config.roster),
         )  # fmt: skip
 
     member = load(0)
@@ -70,13 +74,8 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         sentence = f"{config.advisory}: withdraws what this end itself uses: {error}"
         raise PolicyError(sentence, reason="withdrawn") from error
     file = crl_file(config, trust)
-    revocations, poller = None, None
-    if file is not None:
-        poller = crl_poller(config, file, member.policy, member.roster.federation, reporter(log))
-        if poller is not None:
-            fetch_first(poller, file)
-        revocations = file.read(member.policy)
-        Standing(member, time.time, revocations).require_own()
+    poller = None if file is None else crl_poller(config, file, member.policy, member.roster.federation, reporter(log))
+    revocations = None if file is None else _first_lists(file, poller, member)
     refreshers: list[Refresher] = [RosterRefresher(config.roster, load)]
     if file is not None:
         refreshers.append(CrlRefresher(file))
@@ -91,6 +90,15 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         state = asyncio.run(_serve(config, setup, reloader, poller))
     if state is RoundState.FAILED:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")
+
+
+def _first_lists(file: CrlFile, poller: CrlPoller | None, member: Membership) -> Revocations:
+    """Return the revocation lists to begin with. Raises ``CertificateError`` where they revoke the aggregator."""
+    if poller is not None:
+        fetch_first(poller, file)
+    revocations = file.read(member.policy)
+    Standing(member, time.time, revocations).require_own()
+    return revocations
 
 
 async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader, poller: CrlPoller | None) -> RoundState:

@@ -2,20 +2,25 @@
 
     python benchmarks/pki.py [--openssl PROGRAM] [--sites N] [--runs N] [--quick]
 
+Rosters are measured at N sites and ten times as many, with ML-DSA-87 keys.
+
 Issuing is measured beside `openssl x509 -req` with the same request, issuer and extensions, and beside that program
 started for nothing, because it is a process for every certificate. Bytes are counted between two engines in memory, so
 they are exact. The federation is made by the real authority: ledger on disk, keys that the sites made themselves.
 """
 
 import argparse
+import asyncio
 import os
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,10 +32,11 @@ from support.turns import Subjects, take_turns
 from certs.authority import Authority
 from certs.certifying import CertificationRequest, Certified
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.pki import chain, keystore
-from pqfl_transport.pki.authority import Issuer, issue_tls
+from pqfl_transport.pki.authority import Issuer, create_issuing, create_root, issue_tls
 from pqfl_transport.pki.profiles import LEAF_DAYS, PROFILES, Usage
+from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.requests import make_request, open_request
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.pki.roster import Party, Roster, open_roster, sign_roster
@@ -43,6 +49,7 @@ from pqfl_transport.tls.engine import TlsContext, TlsEngine
 FEDERATION = "bench"
 LEAF_SECONDS = LEAF_DAYS * 24 * 3600
 REPEAT = 20
+TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         print(issuing(Path(folder), options.openssl, runs), sizes(Path(folder)), sep="\n\n")
         print(f"\n{large(Path(folder) / 'large', sites)}")
+        print(f"\n{rosters(Path(folder), (sites, 10 * sites))}")
 
 
 def issuing(folder: Path, openssl: str | None, runs: int) -> str:
@@ -214,6 +222,77 @@ def large(folder: Path, count: int) -> str:
     note("verify and read it", began)
     rows += verifying(folder, authority, sites)
     return markdown([f"a federation of {count} sites, {algorithm}", "seconds", "bytes"], rows)
+
+
+def rosters(folder: Path, counts: tuple[int, ...]) -> str:
+    """Rosters of so many sites at the highest level: made, and read as a program does that starts with them."""
+    root = create_root(FEDERATION, now=datetime.now(UTC))
+    issuing = create_issuing(root, SecurityLevel.MAXIMUM, now=datetime.now(UTC)).certificate
+    algorithm, kem = leaf_algorithm(for_level("maximum")), for_level("maximum").content_suite.kem
+    rows = []
+    for count in counts:
+        parties = [roster_party(number, algorithm, kem, issuing) for number in range(count)]
+        roster = Roster(
+            FEDERATION, SecurityLevel.MAXIMUM, 1, int(time.time()),
+            MappingProxyType({str(party.id): party for party in parties}),
+        )  # fmt: skip
+        path = folder / f"roster-{count}.json"
+        began = time.perf_counter()
+        signed = sign_roster(roster, root.key)
+        wrote = time.perf_counter()
+        keystore.write_public(path, signed)
+        ended = time.perf_counter()
+        # In a process of its own, where nothing else was read before.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            seconds, peak, stall = process.submit(load_beside_loop, path, root.key.verifying_key.spki).result()
+        rows.append([
+            f"{count}", f"{len(signed) / 2**20:.1f}", f"{wrote - began:.2f}", f"{ended - wrote:.2f}", f"{seconds:.2f}",
+            f"{peak:.0f}", f"{stall * 1e3:.0f}",
+        ])  # fmt: skip
+    head = ["roster, sites", "MiB", "sign, s", "write, s", "load and verify, s", "peak MiB", "loop late by, ms"]
+    return markdown(head, rows)
+
+
+def roster_party(number: int, algorithm: str, kem: str, certificate: x509.Certificate) -> Party:
+    """Return a site as it stands in a roster, with keys of its own."""
+    receiving = ReceivingKey.generate(kem).public
+    return Party(
+        SpiffeId(FEDERATION, Role.SITE, f"site-{number}"), SigningKey.generate(algorithm).verifying_key,
+        receiving.to_bytes(), receiving.fingerprint, 1000, CertificateReference.of(certificate),
+    )  # fmt: skip
+
+
+def load_beside_loop(path: Path, root: bytes) -> tuple[float, float, float]:
+    """Load a roster in a thread; return seconds, MiB of memory it took at most, and by how much a loop was late."""
+    late = 0.0
+
+    async def tick() -> None:
+        nonlocal late
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(TICK_SECONDS)
+            late = max(late, time.perf_counter() - began - TICK_SECONDS)
+
+    async def load() -> float:
+        ticking = asyncio.create_task(tick())
+        await asyncio.sleep(10 * TICK_SECONDS)
+        began = time.perf_counter()
+        await asyncio.to_thread(keystore.load_roster, path, [VerifyingKey.from_spki(root)])
+        seconds = time.perf_counter() - began
+        ticking.cancel()
+        return seconds
+
+    before = memory_mib("VmRSS")
+    # Forget the highest use so far, which is inherited: proc(5).
+    Path("/proc/self/clear_refs").write_text("5")
+    seconds = asyncio.run(load())
+    return seconds, memory_mib("VmHWM") - before, late
+
+
+def memory_mib(field: str) -> float:
+    """Return a size that Linux gives of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def key_request(number: int, algorithm: str, authority: Authority) -> tuple[Party, CertificationRequest]:

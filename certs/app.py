@@ -1,7 +1,9 @@
 """The enrolment service over HTTP: routes, limits, and errors as problem documents (docs/enrolment.md).
 
-Two kinds of routes. What is signed (authorities, roster, revocation list) is for everybody. Joining and renewing is
-bound to the connection; whether a client certificate is needed, and whose, `certs.enrolling` decides by the message.
+Two kinds of routes. What is signed (authorities, roster, revocation list) is for everybody, who asks for it again and
+again, with many others behind one address; it costs nothing but reading a file, and has a budget of its own. Joining
+and renewing is bound to the connection; whether a client certificate is needed, and whose, `certs.enrolling` decides by
+the message.
 """
 
 import asyncio
@@ -15,43 +17,64 @@ from pathlib import Path
 from aiohttp import web
 
 from certs.enrolling import Desk
-from certs.limiting import RateLimit
+from certs.limiting import RateLimit, origin_of
 from pqfl_transport import problems
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
-from pqfl_transport.pki.enrolment import CA_PATH, JOIN_PATH, MAX_MESSAGE_BYTES, RENEW_PATH, STATUS_PATH
+from pqfl_transport.pki.enrolment import (
+    CA_PATH,
+    JOIN_PATH,
+    MAX_MESSAGE_BYTES,
+    RENEW_PATH,
+    ROSTER_PATH,
+    STATUS_PATH,
+)
+from pqfl_transport.pki.twin_renewal import RENEW_TWIN_PATH
 
 _READ_SECONDS = 30.0
+_CRL_PATH, _DUAL_CRL_PATH = "/v1/crl", "/v1/crl-dual"
+_DOCUMENTS = frozenset({CA_PATH, ROSTER_PATH, _CRL_PATH, _DUAL_CRL_PATH})
+_DOCUMENTS_FOR_A_REQUEST = 100
+"""How many times as many documents as other requests an origin may ask for."""
 # What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
 _THEIR_FAULT = frozenset(
-    {"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name", "key_in_use", "key_revoked", "was_revoked"}
-)
+    {"already_issued", "bad_keys", "bad_key", "bad_host", "bad_name", "key_in_use", "key_revoked",
+     "no_classical_issuer", "no_twin", "was_revoked"}
+)  # fmt: skip
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float] = time.monotonic) -> web.Application:
-    """Return the application; each address may send so many requests a minute."""
-    app = web.Application(middlewares=[_guard(desk, RateLimit(requests_per_minute), clock)], client_max_size=0)
+    """Return the application; each origin may send so many requests a minute, and ask for 100 times as many documents.
+
+    `limiting.origin_of` says what an origin is.
+    """
+    limits = RateLimit(requests_per_minute), RateLimit(requests_per_minute * _DOCUMENTS_FOR_A_REQUEST)
+    app = web.Application(middlewares=[_guard(desk, *limits, clock)], client_max_size=0)
     api = _Api(desk, asyncio.Lock())
     app.add_routes(
         [
             web.post(JOIN_PATH, api.join),
             web.get(STATUS_PATH, api.status),
-            web.post(RENEW_PATH, api.renew),
+            web.post(RENEW_PATH, api.signed(desk.renew)),
+            web.post(RENEW_TWIN_PATH, api.signed(desk.renew_twin)),
             web.get(CA_PATH, api.file("ca.pem", "application/x-pem-file")),
-            web.get("/v1/crl", api.file("crl.pem", "application/x-pem-file")),
-            web.get("/v1/crl-dual", api.file("crl-dual.pem", "application/x-pem-file")),
-            web.get("/v1/roster", api.file("roster.json", "application/json")),
+            web.get(_CRL_PATH, api.file("crl.pem", "application/x-pem-file")),
+            web.get(_DUAL_CRL_PATH, api.file("crl-dual.pem", "application/x-pem-file")),
+            web.get(ROSTER_PATH, api.file("roster.json", "application/json")),
         ]
     )
     return app
 
 
-def _guard(desk: Desk, limit: RateLimit, clock: Callable[[], float]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _guard(
+    desk: Desk, requests: RateLimit, documents: RateLimit, clock: Callable[[], float]
+) -> Callable[..., Awaitable[web.StreamResponse]]:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            limit.take(request.remote or "", clock())
+            limit = documents if request.path in _DOCUMENTS else requests
+            limit.take(origin_of(request.remote or ""), clock())
             return await handler(request)
         except PqflError as error:
             desk.report("request_refused", {"path": request.path, "remote": request.remote, "reason": error.reason,
@@ -75,12 +98,15 @@ class _Api:
         async with self.turn:
             return _json(await asyncio.to_thread(self.desk.join, data, binding))
 
-    async def renew(self, request: web.Request) -> web.StreamResponse:
-        connection = _object(request)
-        data, binding = await _read(request), connection.get_channel_binding("tls-exporter") or b""
-        shown = connection.getpeercert(True) or b""
-        async with self.turn:
-            return _json(await asyncio.to_thread(self.desk.renew, data, binding, shown))
+    def signed(self, answer: Callable[[bytes, bytes, bytes], bytes]) -> Handler:
+        async def renew(request: web.Request) -> web.StreamResponse:
+            connection = _object(request)
+            data, binding = await _read(request), connection.get_channel_binding("tls-exporter") or b""
+            shown = connection.getpeercert(True) or b""
+            async with self.turn:
+                return _json(await asyncio.to_thread(answer, data, binding, shown))
+
+        return renew
 
     async def status(self, request: web.Request) -> web.StreamResponse:
         found = await asyncio.to_thread(self.desk.enrolments.find, request.match_info["token"])

@@ -44,9 +44,10 @@ from certs.rosters import (
     sign_planned,
     without_revoked_former,
 )
-from certs.rotating import Rotated, finish_rotation, retire, rotate_issuing, rotate_root
+from certs.rotating import PRESENT, Hosts, Rotated, finish_rotation, retire, rotate_issuing, rotate_root
+from certs.rotating_classical import retire_classical, rotate_classical
 from certs.staging import restored_on_failure, staged_folder
-from certs.twins import TwinFolder, load_issuer, make_issuer, make_twin, make_twin_of
+from certs.twins import TwinFolder, make_issuer, make_twin, make_twin_of, renew_twin
 from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.advisory import sign_advisory
@@ -55,6 +56,7 @@ from pqfl_transport.pki.profiles import DAY_SECONDS, Usage, find_profile
 from pqfl_transport.pki.roster import MAX_WEIGHT_CAP, Party
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.statements import open_statement
+from pqfl_transport.pki.twin_renewal import TwinGrant, TwinRenewal
 from pqfl_transport.policy import DEFAULT_LEVEL, Advisory, SecurityLevel, Withdrawal, for_level
 
 DEFAULT_FEDERATION = "pqfl"
@@ -71,19 +73,21 @@ class Authority(AuthorityFolder):
         *,
         federation: str = DEFAULT_FEDERATION,
         level: SecurityLevel | str = DEFAULT_LEVEL,
+        hosts: Sequence[str] | None = None,
         passphrase: bytes | None = None,
         now: datetime | None = None,
     ) -> Self:
         """Make root, issuing authority and an empty roster number 1; the folder appears whole or not at all.
 
-        With a passphrase all private keys are encrypted. ``now`` is the system's clock unless given. Raises
+        ``hosts`` are the domains and networks that the issuing authority permits, any unless given. With a passphrase
+        all private keys are encrypted. ``now`` is the system's clock unless given. Raises
         ``ConfigurationError``: ``exists`` for a folder that holds anything, ``unknown_level``; ``CertificateError``
         (``bad_name``) for a name outside the grammar.
         """
         now = now or datetime.now(UTC)
         authority = cls(folder, federation, for_level(level).level)
         root = create_root(federation, now=now)
-        issuing = create_issuing(root, authority.level, now=now)
+        issuing = create_issuing(root, authority.level, now=now, hosts=hosts)
         with staged_folder(folder) as stage:
             found(replace(authority, folder=stage), root, issuing, now, passphrase=passphrase)
         return authority
@@ -127,7 +131,7 @@ class Authority(AuthorityFolder):
             identity = make_identity(issuer, row, party_id, self.policy, now=now, seconds=seconds, hosts=hosts)
             if twin:
                 life = None if days is None else seconds
-                made = make_twin(load_issuer(self, now), row, party_id, now=now, seconds=life, hosts=hosts)
+                made = make_twin(self, row, party_id, now=now, seconds=life, hosts=hosts)
                 identity = replace(identity, twin=made)
             entries = identity.entries(row, issuer.certificate, now)
             party = identity.party(weight_cap=weight_cap if row.role is Role.SITE else 0)
@@ -137,7 +141,10 @@ class Authority(AuthorityFolder):
             return self._issued(party_id, out)
 
     def create_classical(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Entry:
-        """Make the classical issuer, for a migration. Raises ``ConfigurationError`` (``exists``)."""
+        """Make the classical issuer, for a migration; it permits the hosts that the issuing authority permits now.
+
+        Raises ``ConfigurationError`` (``exists``).
+        """
         now = now or datetime.now(UTC)
         with self._changing(now):
             return make_issuer(self, now, passphrase=passphrase)
@@ -155,12 +162,19 @@ class Authority(AuthorityFolder):
         with self._changing(now) as finished:
             if request not in finished:
                 seconds = None if days is None else days * DAY_SECONDS
-                twin, row = make_twin_of(self, load_issuer(self, now), party_id, now=now, seconds=seconds)
+                twin, row = make_twin_of(self, party_id, now=now, seconds=seconds)
                 made, entries = TwinFolder(party_id, twin), [twin.entry(row, party_id, now)]
                 publish(self, made, entries, out, request=request, roster=None, passphrase=passphrase, now=now)
                 finish(self, Preparation(str(party_id), request, "", str(out), None), now)
             issued = self._issued(party_id, out)
             return replace(issued, entries=tuple(one for one in issued.entries if one.is_twin), roster_number=None)
+
+    def renew_twin(self, request: TwinRenewal, *, seconds: int | None = None, now: datetime | None = None) -> TwinGrant:
+        """Certify the new key of a party's twin. Raises what `twins.renew_twin` raises."""
+        now = now or datetime.now(UTC)
+        row = find_profile(request.party.role.value, self.profiles)
+        with self._changing(now):
+            return renew_twin(self, request, row, now=now, seconds=seconds)
 
     def certify(
         self,
@@ -202,10 +216,6 @@ class Authority(AuthorityFolder):
             made = certify(issuer, request, row, ca_pem, now=now, seconds=seconds)
             self._enter(made, request, row.tls_usage, issuer, now, kind="issue" if renews is None else "renew")
         return made
-
-    def has_issued(self, party_id: SpiffeId) -> bool:
-        """Whether the ledger has certificates of this party, whatever became of them."""
-        return bool(self.ledger.entries(party=str(party_id)))
 
     def names_of(self, role: Role) -> frozenset[str]:
         """Return the names of all parties of a role that were ever issued to."""
@@ -319,13 +329,21 @@ class Authority(AuthorityFolder):
             return publish_roster(self, sign_planned(self, plan.following, now), now)
 
     def rotate_issuing(
-        self, *, level: SecurityLevel | None = None, announce: bool = False, passphrase: bytes | None = None,
-        now: datetime | None = None,
+        self, *, level: SecurityLevel | None = None, hosts: Hosts = PRESENT, announce: bool = False,
+        passphrase: bytes | None = None, now: datetime | None = None,
     ) -> Rotated:  # fmt: skip
         """Replace the issuing authority, or announce the next one. Raises what `rotating.rotate_issuing` raises."""
         now = now or datetime.now(UTC)
         with self._changing(now):
-            return rotate_issuing(self, now, level=level, announce=announce, passphrase=passphrase)
+            return rotate_issuing(self, now, level=level, hosts=hosts, announce=announce, passphrase=passphrase)
+
+    def rotate_classical(
+        self, *, announce: bool = False, passphrase: bytes | None = None, now: datetime | None = None
+    ) -> Rotated:
+        """Replace the classical issuer, or announce the next one. Raises what `rotate_classical` raises."""
+        now = now or datetime.now(UTC)
+        with self._changing(now):
+            return rotate_classical(self, now, announce=announce, passphrase=passphrase)
 
     def rotate_root(self, *, passphrase: bytes | None = None, now: datetime | None = None) -> Rotated:
         """Replace the root. Raises what `rotating.rotate_root` raises."""
@@ -333,11 +351,14 @@ class Authority(AuthorityFolder):
         with self._changing(now):
             return rotate_root(self, now, passphrase=passphrase)
 
-    def retire(self, *, force: bool = False, now: datetime | None = None) -> tuple[str, ...]:
-        """Take replaced authorities out of ``ca.pem``. Raises what `rotating.retire` raises."""
+    def retire(self, *, force: bool = False, classical: bool = False, now: datetime | None = None) -> tuple[str, ...]:
+        """Take replaced authorities out of ``ca.pem``, or ``classical`` ones out of ``classical-ca.pem``.
+
+        Raises what `rotating.retire` and `rotating_classical.retire_classical` raise.
+        """
         now = now or datetime.now(UTC)
         with self._changing(now):
-            return retire(self, now, force=force)
+            return (retire_classical if classical else retire)(self, now, force=force)
 
     def log_head(self, *, now: datetime | None = None) -> bytes:
         """Return the signed head of the ledger, one JSON line: what peers keep, and later hold against the ledger.

@@ -5,7 +5,7 @@ Here is decided what may be certified at all, and the ledger knows a certificate
 enters the roster in this way: a party with content keys is a candidate until the root signs a roster that names it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
@@ -19,6 +19,7 @@ from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.authority import Host, Issuer, issue_signing, issue_tls
+from pqfl_transport.pki.extensions import describe, find_extension
 from pqfl_transport.pki.profiles import DAY_SECONDS, Profile, Usage
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.pki.spiffe import SpiffeId
@@ -105,14 +106,19 @@ def require_fresh_keys(request: CertificationRequest, profile: Profile, ledger: 
     wanted = [(request.tls_key, str(profile.tls_usage))]
     wanted += [(key, str(Usage.SIGNING)) for key in request.signing_keys]
     for key, usage in wanted:
-        for entry in ledger.entries_of_key(key.fingerprint.hex()):
-            if (entry.id, entry.usage) != (str(request.id), usage):
-                raise ConfigurationError(
-                    f"{request.id}: its {usage} key is in use by {entry.id or 'an authority'} ({entry.usage})",
-                    reason="key_in_use",
-                )
-            if entry.revoked_at:
-                raise ConfigurationError(f"{request.id}: a certificate of this key was revoked", reason="key_revoked")
+        require_fresh_key(key.fingerprint.hex(), request.id, usage, ledger)
+
+
+def require_fresh_key(key_sha256: str, party: SpiffeId, usage: str, ledger: Ledger) -> None:
+    """Raise ``ConfigurationError``: ``key_in_use`` for another party's key or in another use, ``key_revoked``."""
+    for entry in ledger.entries_of_key(key_sha256):
+        if (entry.id, entry.usage) != (str(party), usage):
+            raise ConfigurationError(
+                f"{party}: its {usage} key is in use by {entry.id or 'an authority'} ({entry.usage})",
+                reason="key_in_use",
+            )
+        if entry.revoked_at:
+            raise ConfigurationError(f"{party}: a certificate of this key was revoked", reason="key_revoked")
 
 
 def certified_before(
@@ -124,14 +130,14 @@ def certified_before(
     A certificate counts until two thirds of its life are over, and only where it is not the one that is to be renewed.
     """
     entries = ledger.entries(party=str(request.id))
-    tls = _latest([one for one in entries if one.usage == profile.tls_usage], request.tls_key, now)
+    tls = latest_of_key(entries, request.tls_key.fingerprint.hex(), profile.tls_usage, now)
     if tls is None or (evidence is not None and tls.sha256 == sha256_of(evidence.tls_certificate)):
         return None
     signing = {}
     for key in request.signing_keys:
         # A party has two signing keys at a time, so what counts is the newest certificate of each.
-        of_key = [one for one in entries if one.usage == Usage.SIGNING and one.key_sha256 == key.fingerprint.hex()]
-        entry = _latest(of_key, key, now)
+        of_key = [one for one in entries if one.key_sha256 == key.fingerprint.hex()]
+        entry = latest_of_key(of_key, key.fingerprint.hex(), Usage.SIGNING, now)
         if entry is None or _is_renewed(entry, evidence):
             return None
         signing[key] = ledger.certificate(entry.sha256)
@@ -153,13 +159,13 @@ def _is_renewed(entry: Entry, evidence: Renewal | None) -> bool:
     return present is not None and entry.sha256 == sha256_of(present)
 
 
-def _latest(entries: Sequence[Entry], key: VerifyingKey, now: datetime) -> Entry | None:
-    """Return the newest of these certificates where it is this key's, good, and not in the last third of its life."""
-    known = [entry for entry in entries if entry.state != State.WITHDRAWN]
-    if not known or known[-1].key_sha256 != key.fingerprint.hex() or not known[-1].is_good(now):
+def latest_of_key(entries: Iterable[Entry], key_sha256: str, usage: str, now: datetime) -> Entry | None:
+    """Return the newest certificate of this use where it is this key's, good, and not in the last third of its life."""
+    of_use = [entry for entry in entries if entry.usage == usage and entry.state != State.WITHDRAWN]
+    if not of_use or of_use[-1].key_sha256 != key_sha256 or not of_use[-1].is_good(now):
         return None
-    begin, end = to_time(known[-1].not_before), to_time(known[-1].not_after)
-    return None if now > end - (end - begin) / 3 else known[-1]
+    begin, end = to_time(of_use[-1].not_before), to_time(of_use[-1].not_after)
+    return None if now > end - (end - begin) / 3 else of_use[-1]
 
 
 def require_renewal(
@@ -173,10 +179,10 @@ def require_renewal(
     present certificate does not have.
     """
     entries = tuple(known)
-    _require_ours(renews.tls_certificate, request.id, profile.tls_usage, entries, now)
+    require_ours(renews.tls_certificate, request.id, profile.tls_usage, entries, now)
     signer = renews.signing_certificate
     if signer is not None:
-        _require_ours(signer, request.id, Usage.SIGNING, entries, now)
+        require_ours(signer, request.id, Usage.SIGNING, entries, now)
     if request.signing_keys and signer is None:
         raise _bad_keys(f"{request.id}: a signing key is renewed only by a request that the present one has signed")
     if request.signing_key not in {None, None if signer is None else chain.verifying_key(signer)}:
@@ -244,24 +250,28 @@ def default_seconds(issuer: x509.Certificate, profile: Profile, now: datetime) -
 
 def hosts_of(certificate: x509.Certificate) -> tuple[Host, ...]:
     """Return the host names and addresses of a certificate that this authority made."""
-    names = chain.find_extension(certificate, x509.SubjectAlternativeName)
+    names = find_extension(certificate, x509.SubjectAlternativeName)
     if names is None:
         return ()
     addresses = (ip_address(str(value)) for value in names.get_values_for_type(x509.IPAddress))
     return (*names.get_values_for_type(x509.DNSName), *addresses)
 
 
-def _require_ours(
-    certificate: x509.Certificate, party: SpiffeId, usage: Usage, known: Iterable[Entry], now: datetime
+def require_ours(
+    certificate: x509.Certificate, party: SpiffeId, usage: str, known: Iterable[Entry], now: datetime
 ) -> None:
+    """Raise ``CertificateError`` unless the ledger has it as a good one of this party and use.
+
+    ``revoked``, ``not_ours``, ``expired``, ``not_yet_valid``.
+    """
     entry = next((one for one in known if one.sha256 == sha256_of(certificate)), None)
     if entry is not None and entry.revoked_at:
         raise CertificateError(
-            f"{chain.describe(certificate)} was revoked {entry.revoked_at}: {entry.reason}", reason="revoked"
+            f"{describe(certificate)} was revoked {entry.revoked_at}: {entry.reason}", reason="revoked"
         )
     if entry is None or (entry.id, entry.usage) != (str(party), usage):
         raise CertificateError(
-            f"{chain.describe(certificate)} is not one that this authority gave {party} for {usage.value} use",
+            f"{describe(certificate)} is not one that this authority gave {party} for {usage} use",
             reason="not_ours",
         )
     chain.require_valid_now(certificate, now)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certs.authority import Authority
 from certs.certifying import CertificationRequest, Renewal, require_certifiable
 from certs.enrolments import Enrolment, Enrolments
-from pqfl_transport.errors import CertificateError, MessageError, PeerError
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.chain import ChainVerifier
 from pqfl_transport.pki.enrolment import (
@@ -29,6 +30,8 @@ from pqfl_transport.pki.enrolment import (
     token_of,
 )
 from pqfl_transport.pki.profiles import Profile, Usage, find_profile
+from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.twin_renewal import open_twin_renewal, twin_answer
 from pqfl_transport.policy import Policy
 
 Report = Callable[[str, Mapping[str, object]], None]
@@ -65,12 +68,13 @@ class Desk:
         """
         enrolment = self.enrolments.find(token_of(data))
         keys = enrolment.keys
-        payload, new = open_join(data, keys, enrolment.party, binding)
+        now = int(self.clock().timestamp())
+        payload, new = open_join(data, keys, enrolment.party, binding, now=now)
         request = _request(new)
         # Before the token is spent: whoever asks for something impossible may ask again.
         require_certifiable(request, find_profile(request.profile), self.authority.current().policy)
         fingerprint = "" if new.signing is None else new.signing.fingerprint.hex()
-        before, now = enrolment.state, int(self.clock().timestamp())
+        before = enrolment.state
         enrolment = self.enrolments.claim(keys.token_id, payload, fingerprint, now=now, by_hand=self.by_hand)
         if enrolment.state is State.PENDING and before is State.OPEN:
             self.report("join_pending", {"party": str(new.party), "signing": fingerprint})
@@ -86,24 +90,43 @@ class Desk:
         present, new = open_renewal(data, binding)
         profile = find_profile(new.party.role.value)
         self._require_present(present, new, profile)
-        if profile.tls_usage is Usage.CLIENT and peer_certificate != _der(present):
-            raise PeerError(f"{new.party} renews over the certificate that it renews", reason="wrong_certificate")
+        _require_shown(new.party, present.tls, profile, peer_certificate)
         answer = self._certify(_request(new), Renewal(present.tls, present.signing))
         self.report("renewed", _facts(str(new.party), answer))
         return answer
+
+    def renew_twin(self, data: bytes, binding: bytes, peer_certificate: bytes) -> bytes:
+        """Return the answer to the renewal of a classical twin; ``peer_certificate`` is as in `renew`.
+
+        Raises ``MessageError`` and ``CertificateError``: what `open_twin_renewal` and `ChainVerifier.verify` raise;
+        ``PeerError`` (``wrong_certificate``) as `renew` does; ``ConfigurationError`` (``no_classical_issuer``); and
+        what `Authority.renew_twin` raises.
+        """
+        request = open_twin_renewal(data, binding)
+        profile = find_profile(request.party.role.value)
+        self._verifier().verify(request.tls, usage=profile.tls_usage, now=self.clock())
+        _require_shown(request.party, request.tls, profile, peer_certificate)
+        if not self.authority.classical_anchors():
+            raise ConfigurationError("this federation has no classical issuer (any more)", reason="no_classical_issuer")
+        grant = self.authority.current().renew_twin(request, seconds=self.seconds, now=self.clock())
+        self.report("twin_renewed", {"party": str(request.party), **_certificate_facts(grant.twin)})
+        return twin_answer(grant)
 
     def _answer_to(self, enrolment: Enrolment, request: CertificationRequest) -> bytes:
         if enrolment.answer is not None:
             return enrolment.answer
         if enrolment.state is not State.APPROVED:
             return grant_payload(enrolment.state)
-        answer = self._certify(request, None)
-        self.enrolments.finish(enrolment.keys.token_id, answer)
+        answer = self._certify(request, None, reissue=enrolment.reissue)
+        # Before it is final: a process that is killed in between reports it twice rather than never.
         self.report("joined", _facts(str(request.id), answer))
+        self.enrolments.finish(enrolment.keys.token_id, answer)
         return answer
 
-    def _certify(self, request: CertificationRequest, renews: Renewal | None) -> bytes:
-        made = self.authority.current().certify(request, now=self.clock(), seconds=self.seconds, renews=renews)
+    def _certify(self, request: CertificationRequest, renews: Renewal | None, *, reissue: bool = False) -> bytes:
+        made = self.authority.current().certify(
+            request, now=self.clock(), seconds=self.seconds, renews=renews, reissue=reissue
+        )
         grant = Grant(
             made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id,
             made.next_certificate,
@@ -112,9 +135,7 @@ class Desk:
 
     def _require_present(self, present: PresentCertificates, new: NewKeys, profile: Profile) -> None:
         """Verify that what a renewal rests on holds now and names the party that asks."""
-        now = self.clock()
-        policy = self.policy or self.authority.current().policy
-        verifier = ChainVerifier(keystore.load_anchors(self.authority.ca_path), policy)
+        now, verifier = self.clock(), self._verifier()
         holders = {verifier.verify(present.tls, usage=profile.tls_usage, now=now)}
         if present.signing is not None:
             holders.add(verifier.verify(present.signing, usage=Usage.SIGNING, now=now))
@@ -123,6 +144,10 @@ class Desk:
         if present.signing is not None and not profile.has_content_keys:
             raise MessageError(f"{new.party} signs no content", reason="malformed")
 
+    def _verifier(self) -> ChainVerifier:
+        policy = self.policy or self.authority.current().policy
+        return ChainVerifier(keystore.load_anchors(self.authority.ca_path), policy)
+
 
 def _request(new: NewKeys) -> CertificationRequest:
     return CertificationRequest(
@@ -130,8 +155,10 @@ def _request(new: NewKeys) -> CertificationRequest:
     )  # fmt: skip
 
 
-def _der(present: PresentCertificates) -> bytes:
-    return present.tls.public_bytes(Encoding.DER)
+def _require_shown(party: SpiffeId, tls: x509.Certificate, profile: Profile, shown: bytes) -> None:
+    """Raise ``PeerError`` (``wrong_certificate``) where a party that dials with a certificate showed another one."""
+    if profile.tls_usage is Usage.CLIENT and shown != tls.public_bytes(Encoding.DER):
+        raise PeerError(f"{party} renews over its present certificate", reason="wrong_certificate")
 
 
 def _facts(party: str, answer: bytes) -> dict[str, object]:
@@ -139,9 +166,13 @@ def _facts(party: str, answer: bytes) -> dict[str, object]:
     if grant is None:
         return {"party": party}
     return {
-        "party": party,
-        "serial": f"{grant.tls.serial_number:x}",
-        "not_after": grant.tls.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "signing": grant.signing is not None,
+        "party": party, **_certificate_facts(grant.tls), "signing": grant.signing is not None,
         "next_signing": grant.next_signing is not None,
+    }  # fmt: skip
+
+
+def _certificate_facts(certificate: x509.Certificate) -> dict[str, object]:
+    return {
+        "serial": f"{certificate.serial_number:x}",
+        "not_after": certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

@@ -3,7 +3,8 @@
 A token is kept as what was derived from it (`TokenKeys`), never as its text. Its row goes one way:
 
     open ──▶ pending ──▶ approved ──▶ issued
-      └──────────────────▲   └─▶ denied
+      └──────────────────▲   │
+                 └───────────┴─▶ denied
 
 ``pending`` only where somebody has to approve. Each step is one transaction. The request that was first made with a
 token is the only one it is good for: the same bytes again get the same answer, others are refused. Should the process
@@ -23,16 +24,21 @@ from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.tokens import TokenKeys, expired
 
 FILE_NAME = "enrolment.sqlite"
-_VERSION = 1
+_VERSION = 2
 _BUSY_SECONDS = 10.0
 _KEPT_SECONDS = 30 * 24 * 3600
 _SCHEMA = """
 CREATE TABLE tokens (
     token_id TEXT PRIMARY KEY, party TEXT NOT NULL, request_key BLOB NOT NULL, answer_key BLOB NOT NULL,
     made_at INTEGER NOT NULL, expires_at INTEGER NOT NULL, by_hand INTEGER NOT NULL, state TEXT NOT NULL,
-    asked_at INTEGER, payload BLOB, fingerprint TEXT, answer BLOB
+    asked_at INTEGER, payload BLOB, fingerprint TEXT, answer BLOB, reissue INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
+_MIGRATIONS = {
+    0: tuple(_SCHEMA.split(";")[:-1]),
+    1: ("ALTER TABLE tokens ADD COLUMN reissue INTEGER NOT NULL DEFAULT 0",),
+}
+"""What makes the present version of an older one; 0 is a new file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Enrolment:
     expires_at: int
     by_hand: bool
     """Whether somebody has to approve, whatever the service was started with."""
+    reissue: bool
+    """Whether it gives a name again that was revoked."""
     state: State
     asked_at: int | None = None
     payload: bytes | None = field(default=None, repr=False)
@@ -59,7 +67,9 @@ class Enrolments:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
 
-    def add(self, keys: TokenKeys, party: SpiffeId, *, now: int, expires_at: int, by_hand: bool) -> None:
+    def add(
+        self, keys: TokenKeys, party: SpiffeId, *, now: int, expires_at: int, by_hand: bool, reissue: bool = False
+    ) -> None:  # fmt: skip
         """Keep a new token, in the place of unused ones for the same party.
 
         Raises ``ConfigurationError`` (``pending``) while an earlier one waits for approval or is being answered.
@@ -75,9 +85,19 @@ class Enrolments:
             database.execute("DELETE FROM tokens WHERE party = ? AND state IN ('open', 'denied')", (str(party),))
             database.execute("DELETE FROM tokens WHERE expires_at < ?", (now - _KEPT_SECONDS,))
             database.execute(
-                "INSERT INTO tokens (token_id, party, request_key, answer_key, made_at, expires_at, by_hand, state)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (keys.token_id, str(party), keys.request_key, keys.answer_key, now, expires_at, by_hand, State.OPEN),
+                "INSERT INTO tokens (token_id, party, request_key, answer_key, made_at, expires_at, by_hand,"
+                " reissue, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    keys.token_id,
+                    str(party),
+                    keys.request_key,
+                    keys.answer_key,
+                    now,
+                    expires_at,
+                    by_hand,
+                    reissue,
+                    State.OPEN,
+                ),
             )
 
     def find(self, token_id: str) -> Enrolment:
@@ -112,10 +132,14 @@ class Enrolments:
             return self._found(database, token_id)
 
     def decide(self, party: SpiffeId, *, approve: bool) -> Enrolment:
-        """Approve or deny the request that a party waits with. Raises ``ConfigurationError`` (``not_pending``)."""
+        """Approve the request that a party waits with, or deny it, also where it was approved and nothing came of it.
+
+        Raises ``ConfigurationError`` (``not_pending``).
+        """
         with self._changing() as database:
             row = database.execute(
-                "SELECT token_id FROM tokens WHERE party = ? AND state = 'pending'", (str(party),)
+                "SELECT token_id FROM tokens WHERE party = ? AND (state = 'pending' OR (state = 'approved' AND ?))",
+                (str(party), not approve),
             ).fetchone()
             if row is None:
                 raise ConfigurationError(f"{party} does not wait for approval", reason="not_pending")
@@ -155,9 +179,9 @@ class Enrolments:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version == _VERSION:
             return
-        if version:
+        if version not in _MIGRATIONS:
             raise ConfigurationError(f"{self.path}: is of version {version}, newer than this one", reason="version")
-        for statement in _SCHEMA.split(";")[:-1]:
+        for statement in _MIGRATIONS[version]:
             database.execute(statement)
         database.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -177,6 +201,7 @@ def _enrolment(row: sqlite3.Row) -> Enrolment:
         made_at=row["made_at"],
         expires_at=row["expires_at"],
         by_hand=bool(row["by_hand"]),
+        reissue=bool(row["reissue"]),
         state=State(row["state"]),
         asked_at=row["asked_at"],
         payload=row["payload"],

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -17,6 +18,16 @@ CLASSICAL_AUTHORITY = "classical"
 AUTHORITY_USAGES = ("root", "issuing", "cross", CLASSICAL_AUTHORITY)
 """What the ledger calls the use of an authority's own certificate."""
 _TWIN = "classical-"
+
+
+class AuthorityUse(StrEnum):
+    """What an authority does at the moment; while one is replaced there are two of a kind."""
+
+    SIGNS = "signs"
+    ANNOUNCED = "announced"
+    """Everybody trusts it already, and it signs nothing yet."""
+    FORMER = "former"
+    """It signs no certificates any more, and lists for those that it signed until it is retired."""
 
 
 class State(StrEnum):
@@ -122,6 +133,11 @@ def sha256_of(certificate: x509.Certificate) -> str:
 
 def key_sha256_of(certificate: x509.Certificate) -> str:
     """Return the fingerprint of a certificate's key in hex: SHA-256 over its SPKI."""
+    return key_sha256(certificate.public_key())
+
+
+def key_sha256(key: CertificatePublicKeyTypes) -> str:
+    """Return the fingerprint of a public key in hex: SHA-256 over its SPKI."""
     digest = Hash(SHA256())
-    digest.update(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    digest.update(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     return digest.finalize().hex()

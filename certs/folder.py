@@ -20,7 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from certs.entry import sha256_of
+from cryptography import x509
+
+from certs.entry import AuthorityUse, sha256_of
 from certs.ledger import Ledger
 from certs.migration import FORMER, migrate_ledger
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
@@ -108,6 +110,21 @@ class AuthorityFolder:
         return self.folder / "classical.pem"
 
     @property
+    def classical_ca_path(self) -> Path:
+        """The classical issuers that classical peers trust, two of them while one is replaced."""
+        return self.folder / "classical-ca.pem"
+
+    @property
+    def announced_path(self) -> Path:
+        """Where the next issuing authority waits, in ``ca.pem`` already, until it is taken into use."""
+        return self.folder / "announced"
+
+    @property
+    def announced_classical_path(self) -> Path:
+        """Where the next classical issuer waits, in ``classical-ca.pem`` already."""
+        return self.folder / "announced-classical"
+
+    @property
     def record_path(self) -> Path:
         """Every new receiving key that was taken into a roster."""
         return self.folder / "rekeyed.jsonl"
@@ -152,11 +169,29 @@ class AuthorityFolder:
         """Return the fingerprints of all authorities in ``ca.pem``."""
         return frozenset(sha256_of(one) for one in keystore.load_anchors(self.ca_path))
 
+    def classical_anchors(self) -> tuple[x509.Certificate, ...]:
+        """Return the classical issuers that count, the one that signs first; none where there is no migration."""
+        if not self.classical_path.exists():
+            return ()
+        # Before issuers were replaced with overlap there was the one, and no file for several.
+        path = self.classical_ca_path if self.classical_ca_path.exists() else self.classical_path
+        return tuple(chain.load_certificates(keystore.read_public(path)))
+
     def trusted_fingerprints(self) -> frozenset[str]:
-        """Return the fingerprints of all authorities in ``ca.pem`` and of the classical issuer."""
-        path = self.classical_path
-        classical = [keystore.read_certificate_file(path)] if path.exists() else []
-        return self.anchor_fingerprints() | {sha256_of(one) for one in classical}
+        """Return the fingerprints of all authorities in ``ca.pem`` and of the classical issuers."""
+        return self.anchor_fingerprints() | {sha256_of(one) for one in self.classical_anchors()}
+
+    def uses(self) -> Mapping[str, AuthorityUse]:
+        """Return which authorities sign now, and which were announced and will, by their fingerprints."""
+        named = {AuthorityUse.SIGNS: [self.folder / "root.pem", self.folder / "issuing.pem", self.classical_path],
+                 AuthorityUse.ANNOUNCED: [self.announced_path / "issuing.pem",
+                                          self.announced_classical_path / "classical.pem"]}  # fmt: skip
+        return {
+            sha256_of(keystore.read_certificate_file(path)): use
+            for use, paths in named.items()
+            for path in paths
+            if path.exists()
+        }
 
     def issuer(self, name: str, now: datetime) -> Issuer:
         """Load an authority's certificate and private key.

@@ -1,11 +1,28 @@
-"""How often one address may ask: a bucket of permissions for each, which time fills again."""
+"""How often one origin may ask: a bucket of permissions for each, which time fills again."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 
 from pqfl_transport.errors import PeerError
 
 _MAX_ADDRESSES = 4096
+_NETWORK_BITS = 64
+
+
+def origin_of(address: str) -> str:
+    """Return what limits count for an address: itself, and of IPv6 the network, all of which its holder has."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        # Of a unix socket, whose users are all of this machine.
+        return "local"
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    host_bits = found.max_prefixlen - _NETWORK_BITS
+    return f"{IPv6Address(int(found) >> host_bits << host_bits)}/{_NETWORK_BITS}"
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from certs.entry import CLASSICAL_AUTHORITY, Entry, State, to_time
+from certs.entry import CLASSICAL_AUTHORITY, AuthorityUse, Entry, State, to_time
 from certs.ledger import Candidate
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.roster import Roster
@@ -55,6 +55,8 @@ class Row:
     reason: str
     certificates: tuple[Entry, ...]
     """Its present certificates: the latest of every use."""
+    use: AuthorityUse | None = None
+    """What an authority does at the moment; None for a party."""
 
     @property
     def algorithms(self) -> str:
@@ -68,28 +70,33 @@ class Row:
             "not_after": min(entry.not_after for entry in self.certificates),
             "expires_in_seconds": int((self.not_after - now).total_seconds()), "standing": self.standing.value,
             "membership": self.membership.value, "revoked_at": self.revoked_at, "reason": self.reason,
+            "use": None if self.use is None else self.use.value,
             "certificates": [entry.facts() for entry in self.certificates],
         }  # fmt: skip
 
     def warning(self, now: datetime) -> str | None:
         """Return a sentence where somebody has to do something soon, or should have done it."""
-        if self.standing not in {Standing.ENDING, Standing.EXPIRED} or self.reason:
+        if self.standing not in {Standing.ENDING, Standing.EXPIRED} or self.reason or self.use is AuthorityUse.FORMER:
             return None
         when = f"{self.not_after:%Y-%m-%d %H:%M} UTC"
-        remedy = f"pqfl ca rotate {self.profile}" if self.profile in {"root", "issuing"} else "it has to be renewed"
-        if self.profile == CLASSICAL_AUTHORITY:
-            remedy = "all twins end with it, and the migration has to be over by then"
+        remedy = "it has to be renewed"
+        if self.profile in {"root", "issuing", CLASSICAL_AUTHORITY}:
+            remedy = f"pqfl ca rotate {self.profile}"
         if self.standing is Standing.EXPIRED:
             return f"{self.name} expired {when}: {remedy}"
         return f"{self.name} expires in {spoken(self.not_after - now)}, {when}: {remedy}"
 
 
 def list_rows(
-    entries: Sequence[Entry], roster: Roster, candidates: Iterable[Candidate], now: datetime
-) -> tuple[Row, ...]:
-    """Return a row for every authority that is in use, and then one for every party, by ID."""
+    entries: Sequence[Entry], roster: Roster, candidates: Iterable[Candidate], now: datetime,
+    *, uses: Mapping[str, AuthorityUse],
+) -> tuple[Row, ...]:  # fmt: skip
+    """Return a row for every authority that there ever was, and then one for every party, by ID.
+
+    ``uses`` is what `AuthorityFolder.uses` says; an authority that is not in it is a former one.
+    """
     waiting = {one.id: one for one in candidates}
-    authorities = [_authority_row(entry, now) for entry in entries if entry.is_authority]
+    authorities = [_authority_row(entry, now, uses) for entry in entries if entry.is_authority]
     parties: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.id and entry.state != State.WITHDRAWN:
@@ -106,12 +113,12 @@ def spoken(rest: timedelta) -> str:
     return f"{seconds} seconds"
 
 
-def _authority_row(entry: Entry, now: datetime) -> Row:
+def _authority_row(entry: Entry, now: datetime, uses: Mapping[str, AuthorityUse]) -> Row:
     end = to_time(entry.not_after)
     standing = _standing([entry], end, now, end - AUTHORITY_WARNING)
     return Row(
         entry.usage, entry.usage, entry.algorithm, end, standing, Membership.NONE, entry.revoked_at, entry.reason,
-        (entry,),
+        (entry,), uses.get(entry.sha256, AuthorityUse.FORMER),
     )  # fmt: skip
 
 

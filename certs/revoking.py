@@ -146,17 +146,25 @@ def make_lists(
 def _dual_lists(
     authority: AuthorityFolder, now: datetime, validity: timedelta, at_least_number: int, pem: bytes
 ) -> tuple[ListMade, ...]:
-    """Sign the classical issuer's list where there is one, and put it with the others into a file of its own.
+    """Sign the lists of the classical issuers, former ones too, and put them with the others into a file of its own.
 
     Who does not trust the classical issuer refuses a file that has its list.
     """
     if not authority.classical_path.exists():
         authority.dual_crl_path.unlink(missing_ok=True)
         return ()
-    issuer = load_issuer(authority, now)
-    made, classical_pem = _next_list(authority, issuer.certificate, issuer.key, now, validity, at_least_number)
-    keystore.write_public(authority.dual_crl_path, pem + classical_pem)
-    return (made,)
+    former = sorted((authority.folder / FORMER_AUTHORITIES).glob(f"{CLASSICAL_AUTHORITY}-*.pem"))
+    trusted, made = authority.classical_anchors(), []
+    for path in (authority.classical_path, *former):
+        certificate = keystore.read_certificate_file(path)
+        # Readers refuse a list of an issuer that they do not trust.
+        if certificate in trusted and certificate.not_valid_after_utc > now:
+            issuer = load_issuer(authority, now, path)
+            one, classical_pem = _next_list(authority, certificate, issuer.key, now, validity, at_least_number)
+            made.append(one)
+            pem += classical_pem
+    keystore.write_public(authority.dual_crl_path, pem)
+    return tuple(made)
 
 
 def _is_called(word: str, party: str) -> bool:

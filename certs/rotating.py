@@ -7,15 +7,16 @@ lists for what it issued.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.entry import Entry, State, sha256_of
+from certs.entry import Entry, State, key_sha256_of, sha256_of
 from certs.folder import AuthorityFolder
 from certs.identity import to_key_file
 from certs.revoking import FORMER_AUTHORITIES
@@ -25,6 +26,7 @@ from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.advisory import open_advisory
 from pqfl_transport.pki.authority import create_issuing, create_root, cross_sign, recertify_issuing
+from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.profiles import ISSUING_DAYS
 from pqfl_transport.pki.references import CertificateReference, identifier_of
 from pqfl_transport.pki.roster import Party
@@ -33,7 +35,17 @@ from pqfl_transport.policy import SecurityLevel
 CROSS = "root-cross.pem"
 """The new root's key certified by the old root: whoever trusts the old one can check the new one by it."""
 _NEXT = "next"
-_ANNOUNCED = "announced"
+
+
+class Present(Enum):
+    """What stays as it is."""
+
+    PRESENT = "present"
+
+
+PRESENT = Present.PRESENT
+Hosts = Sequence[str] | Present | None
+"""Domains and networks (`profiles.parse_hosts`), ``None`` for any, ``PRESENT`` for those of the present authority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,7 @@ def rotate_issuing(
     now: datetime,
     *,
     level: SecurityLevel | None = None,
+    hosts: Hosts = PRESENT,
     announce: bool = False,
     passphrase: bytes | None = None,
 ) -> Rotated:
@@ -59,23 +72,25 @@ def rotate_issuing(
     With ``announce`` it signs nothing yet; the next call takes that one into use, and needs no key of the root. The
     caller holds the lock. Raises ``ConfigurationError``: ``already_announced``, ``missing``.
     """
-    announced = authority.folder / _ANNOUNCED
-    if announced.exists() and (announce or level is not None):
+    announced = authority.announced_path
+    if announced.exists() and (announce or level is not None or hosts is not PRESENT):
         raise ConfigurationError(
             f"{announced}: was announced before; take it into use first", reason="already_announced"
         )
-    files = _announced_files(announced) if announced.exists() else _new_issuing(authority, now, level, passphrase)
+    files = (
+        _announced_files(announced) if announced.exists() else _new_issuing(authority, now, level, hosts, passphrase)
+    )
     certificate = chain.load_certificates(files["issuing.pem"])[0]
     root, issuing = _present(authority)[:2]
     leading = [root, issuing, certificate] if announce else [root, certificate]
-    ca_pem = _pem([*leading, *_others(authority, leading, now)])
+    ca_pem = to_pem([*leading, *_others(authority, leading, now)])
     if announce:
         with staged_folder(announced) as stage:
-            _write(stage, files)
+            write(stage, files)
         keystore.write_public(authority.ca_path, ca_pem)
     else:
-        _keep_former(authority, "issuing")
-        _switch(authority, {**files, "ca.pem": ca_pem})
+        keep_former(authority, "issuing")
+        switch(authority, {**files, "ca.pem": ca_pem})
     entry = next(one for one in authority.ledger.entries() if one.sha256 == sha256_of(certificate))
     return Rotated(entry, not announce)
 
@@ -86,13 +101,15 @@ def _announced_files(folder: Path) -> dict[str, bytes]:
 
 
 def _new_issuing(
-    authority: AuthorityFolder, now: datetime, level: SecurityLevel | None, passphrase: bytes | None
+    authority: AuthorityFolder, now: datetime, level: SecurityLevel | None, hosts: Hosts, passphrase: bytes | None
 ) -> dict[str, bytes]:
     root = authority.issuer("root", now)
+    if isinstance(hosts, Present):
+        hosts = permitted_hosts(keystore.read_certificate_file(authority.folder / "issuing.pem"))
     days = min(ISSUING_DAYS, (root.certificate.not_valid_after_utc - now).days)
-    name = _next_name(authority, "issuing")
-    made = create_issuing(root, level or authority.level, now=now, days=days, name=name)
-    _enter(authority, made.certificate, "issuing", root.certificate, now)
+    name = next_name(authority, "issuing")
+    made = create_issuing(root, level or authority.level, now=now, days=days, name=name, hosts=hosts)
+    enter(authority, made.certificate, "issuing", root.certificate, now)
     return {
         "issuing.pem": made.certificate.public_bytes(Encoding.PEM),
         "issuing.key": to_key_file(made.key, passphrase),
@@ -108,25 +125,25 @@ def rotate_root(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
     lock.
     """
     old = authority.issuer("root", now)
-    new = create_root(authority.federation, now=now, name=_next_name(authority, "root"))
+    new = create_root(authority.federation, now=now, name=next_name(authority, "root"))
     issuing = chain.load_certificates(keystore.read_public(authority.folder / "issuing.pem"))[0]
     days = min(ISSUING_DAYS, (new.certificate.not_valid_after_utc - now).days)
     renewed = recertify_issuing(new, issuing, now=now, days=days)
     cross = cross_sign(old, new.certificate, now=now)
-    _enter(authority, new.certificate, "root", new.certificate, now)
-    _enter(authority, renewed, "issuing", new.certificate, now)
-    _enter(authority, cross, "cross", old.certificate, now)
-    _keep_former(authority, "root")
-    _keep_former(authority, "issuing")
+    enter(authority, new.certificate, "root", new.certificate, now)
+    enter(authority, renewed, "issuing", new.certificate, now)
+    enter(authority, cross, "cross", old.certificate, now)
+    keep_former(authority, "root")
+    keep_former(authority, "issuing")
     root_and_issuing = [new.certificate, renewed]
-    _switch(
+    switch(
         authority,
         {
             "root.pem": new.certificate.public_bytes(Encoding.PEM),
             "root.key": to_key_file(new.key, passphrase),
             "issuing.pem": renewed.public_bytes(Encoding.PEM),
             CROSS: cross.public_bytes(Encoding.PEM),
-            "ca.pem": _pem([*root_and_issuing, *_others(authority, root_and_issuing, now)]),
+            "ca.pem": to_pem([*root_and_issuing, *_others(authority, root_and_issuing, now)]),
         },
     )
     return Rotated(next(one for one in authority.ledger.entries() if one.sha256 == sha256_of(new.certificate)), True)
@@ -135,8 +152,8 @@ def rotate_root(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
 def retire(authority: AuthorityFolder, now: datetime, *, force: bool = False) -> tuple[str, ...]:
     """Take the replaced authorities out of ``ca.pem``; return their subjects. The caller holds the lock.
 
-    Raises ``ConfigurationError``: ``still_needed`` where a certificate that is good, the roster or the advisory leads
-    to one of them, unless ``force``, which helps with certificates only; ``nothing_to_retire``.
+    Raises ``ConfigurationError``: ``still_needed`` where the latest certificate of a party, the roster or the advisory
+    leads to one of them, unless ``force``, which helps with certificates only; ``nothing_to_retire``.
     """
     kept = _present(authority)
     gone = [one for one in keystore.load_anchors(authority.ca_path) if one not in kept]
@@ -144,34 +161,46 @@ def retire(authority: AuthorityFolder, now: datetime, *, force: bool = False) ->
         raise ConfigurationError(f"{authority.ca_path}: holds no replaced authority", reason="nothing_to_retire")
     _require_signed_by_present_root(authority, kept)
     _require_current_references(authority, kept)
-    keys = {chain.verifying_key(one).fingerprint.hex() for one in kept}
-    entries = authority.ledger.entries()
-    # What a key signed that a kept certificate has too stays valid, whatever other certificate of it goes.
-    issuers = {one.sha256 for one in entries if one.is_authority and one.key_sha256 in keys}
     # Twins lead to no authority that could be retired here.
-    good = [one for one in entries if one.id and one.is_good(now) and not one.is_twin]
-    needed = sorted({one.id for one in good if one.issuer not in issuers})
-    if needed and not force:
-        raise ConfigurationError(
-            f"{', '.join(needed)[:500]}: has a certificate of a replaced authority that is good; renew it first",
-            reason="still_needed",
-        )
+    require_unneeded([one for one in authority.ledger.entries() if not one.is_twin], kept, now, force=force)
     with authority.ledger.writing(now) as book:
         book.record("rotation", step="retire", retired=[sha256_of(one) for one in gone])
-    keystore.write_public(authority.ca_path, _pem(kept))
+    keystore.write_public(authority.ca_path, to_pem(kept))
     return tuple(one.subject.rfc4514_string() for one in gone)
+
+
+def require_unneeded(entries: Sequence[Entry], kept: Sequence[x509.Certificate], now: datetime, *, force: bool) -> None:
+    """Raise ``ConfigurationError`` (``still_needed``) naming whose latest certificate is not of a ``kept`` authority.
+
+    Of each use the latest good one counts: whoever has renewed it does not need the one before any more.
+    """
+    keys = {key_sha256_of(one) for one in kept}
+    # What a key signed that a kept certificate has too stays valid, whatever other certificate of it goes.
+    issuers = {one.sha256 for one in entries if one.is_authority and one.key_sha256 in keys}
+    latest = {(one.id, one.usage): one for one in entries if one.id and one.is_good(now)}
+    needed = sorted(f"{party} ({usage})" for (party, usage), one in latest.items() if one.issuer not in issuers)
+    if needed and not force:
+        raise ConfigurationError(
+            f"{', '.join(needed)[:500]}: not renewed since the authority was replaced, and without it no longer good;"
+            " renew first",
+            reason="still_needed",
+        )
 
 
 def finish_rotation(authority: AuthorityFolder) -> None:
     """Move what is in ``next/`` into its places. The caller holds the lock."""
     # Under the lock whatever is being written there was left by somebody who was killed.
-    for name in (_NEXT, _ANNOUNCED):
+    announced, classical = authority.announced_path, authority.announced_classical_path
+    for name in (_NEXT, announced.name, classical.name):
         for stray in authority.folder.glob(f".{name}.partial-*"):
             shutil.rmtree(stray, ignore_errors=True)
     _move(authority, authority.folder / _NEXT)
-    announced = authority.folder / _ANNOUNCED
     if announced.is_dir() and _same_file(announced / "issuing.pem", authority.folder / "issuing.pem"):
         shutil.rmtree(announced)
+    present = authority.classical_path
+    # Whoever ends a migration removes the present issuer; then the next one has nothing to follow.
+    if classical.is_dir() and (not present.exists() or _same_file(classical / present.name, present)):
+        shutil.rmtree(classical)
 
 
 def _move(authority: AuthorityFolder, staged: Path) -> None:
@@ -188,18 +217,20 @@ def _same_file(one: Path, other: Path) -> bool:
     return keystore.read_public(one) == keystore.read_public(other)
 
 
-def _switch(authority: AuthorityFolder, files: Mapping[str, bytes]) -> None:
+def switch(authority: AuthorityFolder, files: Mapping[str, bytes]) -> None:
+    """Put new contents into files of the folder in one step. The caller holds the lock."""
     with staged_folder(authority.folder / _NEXT) as stage:
-        _write(stage, files)
+        write(stage, files)
     finish_rotation(authority)
 
 
-def _write(stage: Path, files: Mapping[str, bytes]) -> None:
+def write(stage: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder that is being made; ``*.key`` are secrets."""
     for name, data in files.items():
         (keystore.write_secret if name.endswith(".key") else keystore.write_public)(stage / name, data)
 
 
-def _keep_former(authority: AuthorityFolder, name: str) -> None:
+def keep_former(authority: AuthorityFolder, name: str) -> None:
     """Copy the present authority of this name into ``former/``, under its fingerprint."""
     folder = authority.folder / FORMER_AUTHORITIES
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -211,22 +242,24 @@ def _keep_former(authority: AuthorityFolder, name: str) -> None:
     keystore.write_public(folder / f"{stem}.pem", pem)
 
 
-def _enter(
+def enter(
     authority: AuthorityFolder, certificate: x509.Certificate, usage: str, issuer: x509.Certificate, now: datetime
 ) -> None:
+    """Enter a new authority in the ledger."""
     with authority.ledger.writing(now) as book:
         book.enter(Entry.of(certificate, holder="", usage=usage, now=now, issuer=issuer), certificate)
         book.record("rotation", step=usage, sha256=sha256_of(certificate))
 
 
-def _next_name(authority: AuthorityFolder, usage: str) -> str:
+def next_name(authority: AuthorityFolder, usage: str) -> str:
+    """Return a name that no authority of this kind had."""
     keys = {one.key_sha256 for one in authority.ledger.entries() if one.usage == usage and one.state == State.ISSUED}
     return f"{usage}-{len(keys) + 1}"
 
 
 def _present(authority: AuthorityFolder) -> list[x509.Certificate]:
     paths = [authority.folder / "root.pem", authority.folder / "issuing.pem"]
-    paths += sorted((authority.folder / _ANNOUNCED).glob("issuing.pem"))
+    paths += sorted(authority.announced_path.glob("issuing.pem"))
     return [chain.load_certificates(keystore.read_public(path))[0] for path in paths]
 
 
@@ -236,7 +269,8 @@ def _others(authority: AuthorityFolder, leading: Sequence[x509.Certificate], now
     return [one for one in present if one not in leading and one.not_valid_after_utc > now]
 
 
-def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
+def to_pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    """Return certificates as one file."""
     return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
 
 

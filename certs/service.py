@@ -5,6 +5,7 @@ It is the only listener of a federation that clients without a certificate may t
 """
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certs.accepting import Acceptor
 from certs.app import make_app
 from certs.authority import Authority
 from certs.certifying import CertificationRequest, Renewal
@@ -33,7 +35,7 @@ from pqfl_transport.net.listening import bound_address, listen
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.renewing import renew_at
-from pqfl_transport.pki.swapping import replace_together
+from pqfl_transport.pki.swapping import STORE, clear_up, replace_together, store_of
 from pqfl_transport.pki.tokens import SERVICE_NAME, service_id
 from pqfl_transport.policy import Policy, leaf_algorithm
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
@@ -42,8 +44,9 @@ from pqfl_transport.tls.context import PostQuantumContext
 AUDIT_FILE = "enrolment.audit.jsonl"
 DEFAULT_REQUESTS_PER_MINUTE = 60
 _PROFILE = "gateway"
+_WAITING_KEY = "waiting.key"
 _LOOK_SECONDS = 60.0
-_EVENTS = frozenset({"joined", "renewed", "join_pending"})
+_EVENTS = frozenset({"joined", "renewed", "twin_renewed", "join_pending"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def serve(config: ServiceConfig, log: EventLog) -> None:
     """Serve until TERM or INT. Raises ``PqflError`` when it cannot start."""
     forbid_core_dumps()
     run_self_test()
+    # What is there by now stays: the collections that `accepting` asks for need not look at it each time.
+    gc.freeze()
     with AuditLog(config.authority.folder / AUDIT_FILE) as audit:
         asyncio.run(_serve(config, log, audit))
 
@@ -91,11 +96,13 @@ async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
     runner = web.AppRunner(make_app(desk, requests_per_minute=config.requests_per_minute), access_log=None)
     listener = listen(config.listen, "--listen")
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 -- it was set up in the line before
+    acceptor = Acceptor(listener, context, runner.server, lambda event, facts: log.event(event, **facts))
     look = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, look.set)
     renewing = loop.create_task(_keep_fresh(own, context, log, look))
     try:
-        await web.SockSite(runner, listener, ssl_context=context).start()
+        acceptor.start()
         address = str(bound_address(listener, config.listen))
         audit.event(EventKind.START, address=address)
         log.event("listening", address=address, id=str(own.id), federation=authority.federation, pid=os.getpid())
@@ -104,6 +111,7 @@ async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
         renewing.cancel()
         with suppress(asyncio.CancelledError):
             await renewing
+        await acceptor.close()
         await runner.cleanup()
     audit.event(EventKind.STOP)
     log.event("stop")
@@ -153,6 +161,8 @@ class OwnIdentity:
         if self._is_due(identity.leaf, now) and now <= identity.leaf.not_valid_after_utc:
             self._renew(identity, now)
             identity = self._identity()
+        else:
+            self._clear_up(identity)
         allowed = AllowedPeers(uris=(f"spiffe://{self._authority.federation}/**",))
         return TlsConfig(
             Role.SERVER, identity, self._policy or self._authority.policy, allowed, admits_strangers=True,
@@ -169,10 +179,37 @@ class OwnIdentity:
         return TlsIdentity.load(self.folder / "tls.pem", self.folder / "tls.key", self._authority.ca_path)
 
     def _renew(self, identity: TlsIdentity, now: datetime) -> None:
-        key = SigningKey.generate(leaf_algorithm(self._authority.policy))
+        waiting = store_of(self.folder) / _WAITING_KEY
+        key = self._waiting_key(waiting, identity)
         renews = Renewal(identity.leaf)
         made = self._authority.certify(
             CertificationRequest(self.id, _PROFILE, key.verifying_key), now=now, renews=renews
         )
         pem = made.tls_certificate.public_bytes(Encoding.PEM)
         replace_together(self.folder, {"tls.pem": pem, "tls.key": to_key_file(key, None)})
+        waiting.unlink()
+
+    def _clear_up(self, identity: TlsIdentity) -> None:
+        """Do what a renewal that was killed after its one step had still to do."""
+        clear_up(self.folder)
+        waiting = self.folder / STORE / _WAITING_KEY
+        if waiting.exists() and _is_key_of(waiting, identity):
+            waiting.unlink()
+
+    def _waiting_key(self, path: Path, identity: TlsIdentity) -> SigningKey:
+        """Return the next key: the one of a renewal that was cut off, so that it gets the same certificate, or another.
+
+        It is on the disk before anything is certified.
+        """
+        algorithm = leaf_algorithm(self._authority.policy)
+        if path.exists() and not _is_key_of(path, identity):
+            key = keystore.load_signing_key(path)
+            if key.algorithm == algorithm:
+                return key
+        key = SigningKey.generate(algorithm)
+        keystore.write_secret(path, to_key_file(key, None), overwrite=True)
+        return key
+
+
+def _is_key_of(path: Path, identity: TlsIdentity) -> bool:
+    return keystore.load_signing_key(path).verifying_key == chain.verifying_key(identity.leaf)

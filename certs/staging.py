@@ -1,5 +1,7 @@
 """Folders that appear whole or not at all, and files that go back to what they were when something fails."""
 
+import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -22,6 +24,10 @@ def staged_folder(target: Path) -> Iterator[Path]:
     _require_free(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+            # Of a process that was killed before it wrote anything; one with something in it is `recover`'s.
+            with contextlib.suppress(OSError):
+                left.rmdir()
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     except OSError as error:
         raise ConfigurationError(f"{target}: cannot be made: {error.strerror}", reason="not_writable") from error

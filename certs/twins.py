@@ -1,7 +1,8 @@
 """Classical twins for a migration: their issuer in the authority's folder, and what a party is handed over.
 
     authority   classical.pem  classical.key  SECRET       the issuer; never in ca.pem, signs nothing post-quantum
-    party       classical.pem  classical.key  SECRET       classical-ca.pem   whom classical peers trust
+                classical-ca.pem                           whom classical peers trust: it, and a former or a next one
+    party       classical.pem  classical.key  SECRET       classical-ca.pem
 
 The ledger calls a twin's use ``classical-server`` or ``classical-client``, so that no program takes it for its party's
 certificate. It is revoked with its party. Removing ``classical.pem`` and ``classical.key`` ends the migration here.
@@ -16,15 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.certifying import default_seconds, hosts_of
-from certs.entry import CLASSICAL_AUTHORITY, Entry, State, classical_usage
+from certs.certifying import default_seconds, hosts_of, latest_of_key, require_fresh_key, require_ours
+from certs.entry import CLASSICAL_AUTHORITY, Entry, State, classical_usage, key_sha256, sha256_of
 from certs.folder import AuthorityFolder
 from pqfl_transport.crypto import pkcs8
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.authority import Host
+from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.profiles import Profile
 from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.twin_renewal import TwinGrant, TwinRenewal
 from pqfl_transport.pki.twins import (
     ClassicalIssuer,
     create_classical,
@@ -40,17 +43,18 @@ CERTIFICATE, KEY, ANCHOR = "classical.pem", "classical.key", "classical-ca.pem"
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A party's classical certificate with its key, and the issuer that its peers have to trust."""
+    """A party's classical certificate with its key, its issuer, and the issuers that its peers have to trust."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
     issuer: x509.Certificate
+    anchors: tuple[x509.Certificate, ...]
 
     def write(self, folder: Path, passphrase: bytes | None) -> None:
         """Write the three files; the key gets mode 0600. Raises ``ConfigurationError`` over an existing key."""
         keystore.write_public(folder / CERTIFICATE, self.certificate.public_bytes(Encoding.PEM))
-        keystore.write_public(folder / ANCHOR, self.issuer.public_bytes(Encoding.PEM))
-        keystore.write_secret(folder / KEY, _key_file(self.key, passphrase))
+        keystore.write_public(folder / ANCHOR, b"".join(one.public_bytes(Encoding.PEM) for one in self.anchors))
+        keystore.write_secret(folder / KEY, to_key_file(self.key, passphrase))
 
     def entry(self, profile: Profile, holder: SpiffeId, now: datetime) -> Entry:
         """Return what the ledger has of it before its folder is published."""
@@ -86,31 +90,43 @@ def make_issuer(authority: AuthorityFolder, now: datetime, *, passphrase: bytes 
     # One that was removed keeps its name: who still trusts it has to be able to tell the two apart.
     former = sum(one.usage == CLASSICAL_AUTHORITY for one in authority.ledger.entries())
     name = f"{CLASSICAL_AUTHORITY}-{former + 1}" if former else CLASSICAL_AUTHORITY
-    made = create_classical(authority.federation, now=now, name=name)
+    made = create_classical(authority.federation, now=now, name=name, hosts=present_hosts(authority))
     entry = Entry.of(made.certificate, holder="", usage=CLASSICAL_AUTHORITY, now=now)
+    keystore.write_public(authority.classical_ca_path, made.certificate.public_bytes(Encoding.PEM))
     # The certificate last: before it is there nothing is signed, and a killed making leaves a key that is made again.
-    keystore.write_secret(path.with_suffix(".key"), _key_file(made.key, passphrase), overwrite=True)
+    keystore.write_secret(path.with_suffix(".key"), to_key_file(made.key, passphrase), overwrite=True)
     with authority.ledger.writing(now) as book:
         book.enter(entry, made.certificate)
     keystore.write_public(path, made.certificate.public_bytes(Encoding.PEM))
     return entry
 
 
-def load_issuer(authority: AuthorityFolder, now: datetime) -> ClassicalIssuer:
-    """Load the classical issuer.
+def present_hosts(authority: AuthorityFolder) -> tuple[str, ...] | None:
+    """Return the domains and networks that the issuing authority permits: a classical issuer permits the same."""
+    return permitted_hosts(keystore.read_certificate_file(authority.folder / "issuing.pem"))
+
+
+def load_issuer(authority: AuthorityFolder, now: datetime, path: Path | None = None) -> ClassicalIssuer:
+    """Load the classical issuer, or a former one by the path of its certificate.
 
     Raises ``ConfigurationError``: ``no_classical_issuer``, ``missing``, ``bad_key``, ``key_mismatch``, ``expired``.
     """
-    path = authority.classical_path
-    if not path.exists():
-        raise ConfigurationError(
-            f"{path}: this authority has no classical issuer; pqfl ca twin init makes one", reason="no_classical_issuer"
-        )
+    path = path or require_issuer(authority)
     certificate = keystore.load_certificate(path, now=now)
     key = load_key(path.with_suffix(".key"), authority)
     if key.public_key() != certificate.public_key():
         raise ConfigurationError(f"{path.with_suffix('.key')}: is not the private key of {path}", reason="key_mismatch")
     return ClassicalIssuer(certificate, key)
+
+
+def require_issuer(authority: AuthorityFolder) -> Path:
+    """Return the path of the issuer's certificate. Raises ``ConfigurationError`` (``no_classical_issuer``)."""
+    path = authority.classical_path
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path}: this authority has no classical issuer; pqfl ca twin init makes one", reason="no_classical_issuer"
+        )
+    return path
 
 
 def load_key(path: Path, authority: AuthorityFolder) -> ec.EllipticCurvePrivateKey:
@@ -123,21 +139,21 @@ def load_key(path: Path, authority: AuthorityFolder) -> ec.EllipticCurvePrivateK
 
 
 def make_twin(
-    issuer: ClassicalIssuer, profile: Profile, party: SpiffeId, *, now: datetime, seconds: int | None,
+    authority: AuthorityFolder, profile: Profile, party: SpiffeId, *, now: datetime, seconds: int | None,
     hosts: Sequence[Host] = (),
 ) -> Twin:  # fmt: skip
     """Make a twin's key and certificate, for the profile's validity unless told otherwise.
 
-    Raises what `pki.twins.issue_twin` raises.
+    Raises what `load_issuer` and `pki.twins.issue_twin` raise.
     """
-    key = generate_key()
+    issuer, key = load_issuer(authority, now), generate_key()
     seconds = default_seconds(issuer.certificate, profile, now) if seconds is None else seconds
     made = issue_twin(issuer, profile, party, key.public_key(), now=now, seconds=seconds, hosts=hosts)
-    return Twin(made, key, issuer.certificate)
+    return Twin(made, key, issuer.certificate, authority.classical_anchors())
 
 
 def make_twin_of(
-    authority: AuthorityFolder, issuer: ClassicalIssuer, party: SpiffeId, *, now: datetime, seconds: int | None
+    authority: AuthorityFolder, party: SpiffeId, *, now: datetime, seconds: int | None
 ) -> tuple[Twin, Profile]:
     """Make the twin of a party that was issued before, with the hosts of its present TLS certificate.
 
@@ -153,9 +169,40 @@ def make_twin_of(
         )
     present = authority.ledger.certificate(good[-1].sha256)
     hosts = () if present is None else hosts_of(present)
-    return make_twin(issuer, profile, party, now=now, seconds=seconds, hosts=hosts), profile
+    return make_twin(authority, profile, party, now=now, seconds=seconds, hosts=hosts), profile
 
 
-def _key_file(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None) -> bytes:
+def renew_twin(
+    authority: AuthorityFolder, request: TwinRenewal, profile: Profile, *, now: datetime, seconds: int | None
+) -> TwinGrant:
+    """Certify the new key of a party's twin, with the hosts of its TLS certificate. The caller holds the lock.
+
+    The caller has authenticated the request. The ledger has the twin when this returns, and the same request again is
+    given the same one. Raises what `certifying.require_ours` and `certifying.require_fresh_key` raise;
+    ``ConfigurationError``: ``no_twin``, ``no_classical_issuer``, ``bad_key``, ``bad_validity``.
+    """
+    issuer, usage = load_issuer(authority, now), classical_usage(profile.tls_usage)
+    entries = authority.ledger.entries(party=str(request.party))
+    require_ours(request.tls, request.party, profile.tls_usage, entries, now)
+    require_ours(request.twin, request.party, usage, entries, now)
+    new_key = key_sha256(request.new_key)
+    made_before = latest_of_key(entries, new_key, usage, now)
+    if made_before is not None and made_before.sha256 != sha256_of(request.twin):
+        twin = authority.ledger.certificate(made_before.sha256)
+    else:
+        require_fresh_key(new_key, request.party, usage, authority.ledger)
+        if seconds is None:
+            seconds = default_seconds(issuer.certificate, profile, now)
+        hosts = hosts_of(request.tls)
+        twin = issue_twin(issuer, profile, request.party, request.new_key, now=now, seconds=seconds, hosts=hosts)
+        with authority.ledger.writing(now) as book:
+            entry = Entry.of(twin, holder=str(request.party), usage=usage, now=now, issuer=issuer.certificate)
+            book.enter(entry, twin, kind="renew")
+    assert twin is not None  # noqa: S101 -- twins are younger than ledgers that kept no certificates
+    return TwinGrant(twin, authority.classical_anchors())
+
+
+def to_key_file(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None) -> bytes:
+    """Return a classical private key as its file holds it: PKCS#8, encrypted where there is a passphrase."""
     pem = key_to_pem(key)
     return pem if passphrase is None else pkcs8.encrypt(pem, passphrase)

@@ -13,14 +13,16 @@ from gateway.config import HttpRules, ListenerConfig, Mode, Profile, ServiceConf
 from gateway.options import Told, Values, collect
 from gateway.proxies import Proxy
 from gateway.renewing import renewal_config
-from gateway.revoking import crl_config, fetch_first, read_revocations, with_lists_of_now
+from gateway.revoking import crl_config, fetch_first, is_to_be_fetched, read_revocations, with_lists_of_now
 from pqfl_transport.crypto.measuring import measure
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.advisory import Seen, digest_of
-from pqfl_transport.pki.keystore import load_roster, read_secret, root_keys
+from pqfl_transport.pki.keystore import read_secret, root_keys
 from pqfl_transport.pki.memory import beside
 from pqfl_transport.pki.passphrases import PassphraseSource, chosen
+from pqfl_transport.pki.roster import Roster
+from pqfl_transport.pki.roster_files import RosterReader
 from pqfl_transport.pki.ruling import load_advisory, load_policy
 from pqfl_transport.policy import Advised, Constraints, Costs, Policy, advise, choose, prefer
 from pqfl_transport.tls.config import AllowedPeers, ClassicalSide, Role, TlsConfig, TlsIdentity
@@ -32,19 +34,23 @@ class _Memory:
     """What never goes back while the process lives, by the name of the listener."""
 
     crl_numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    roster_numbers: Mapping[str, int] = field(default_factory=dict)
+    rosters: dict[str, RosterReader] = field(default_factory=dict)
     is_first: bool = True
     """Whether nothing was read yet."""
+    fetches: bool = True
+    """Whether a revocation list is fetched where none was kept yet; without it, none is in force then."""
     advisories: dict[str, Seen] = field(default_factory=dict)
     """Remembered as soon as an advisory was verified, whether the rest of the configuration can be used or not."""
 
 
-def source_of(role: Role, flags: Values, file: Path | None) -> Source:
+def source_of(role: Role, flags: Values, file: Path | None, *, fetches: bool = True) -> Source:
     """Return the configuration that flags and file say, and how to read it again.
 
-    Raises ``PqflError`` naming the flag, the file or the key that is wrong.
+    Without ``fetches`` nothing is asked over the network, and the configuration is one to look at and not to serve
+    with: a revocation list that has still to be fetched is not in it. Raises ``PqflError`` naming the flag, the file or
+    the key that is wrong.
     """
-    memory = _Memory()
+    memory = _Memory(fetches=fetches)
     config = _service(collect(role, flags, file), memory)
     memory.is_first = False
 
@@ -53,11 +59,6 @@ def source_of(role: Role, flags: Values, file: Path | None) -> Source:
             listener.name: listener.tls.revocations.numbers
             for listener in source.config.listeners
             if listener.tls.revocations is not None
-        }
-        memory.roster_numbers = {
-            listener.name: listener.http.roster.number
-            for listener in source.config.listeners
-            if listener.http.roster is not None
         }
         return _service(collect(role, flags, file), memory)
 
@@ -111,10 +112,10 @@ def _listener(
         tls=tls,
         name=name,
         mode=Mode(values.get("mode", Mode.TCP)),
-        http=_http(tls, values, memory.roster_numbers.get(name, 0)),
+        http=_http(tls, values, memory.rosters.setdefault(name, RosterReader())),
         limits=_limits(values),
         advised=advised,
-        renewal=renewal_config(values),
+        renewal=renewal_config(values, tls.own.id),
         crl=crl_config(values),
         preferences=remarks,
         **optional,
@@ -143,8 +144,9 @@ def _tls(
     base, remarks = _chosen(values)
     identity, classical = _identities(values, passphrases)
     crl = crl_config(values)
-    if crl is not None and memory.is_first:
+    if crl is not None and memory.is_first and memory.fetches:
         fetch_first(crl, identity, classical, base)
+    has_lists = crl is not None and (memory.fetches or not is_to_be_fetched(crl))
     prefix = "allow" if role is Role.SERVER else "verify"
     allowed = AllowedPeers(
         uris=values.get(f"{prefix}-uri", ()), dns=values.get(f"{prefix}-dns", ()), ips=values.get(f"{prefix}-ip", ()),
@@ -162,9 +164,9 @@ def _tls(
             server_name=values.get("override-server-name"),
             classical=classical,
             revocations=(
-                None
-                if crl is None
-                else read_revocations(crl, identity, classical, policy, memory.crl_numbers.get(name, {}))
+                read_revocations(crl, identity, classical, policy, memory.crl_numbers.get(name, {}))
+                if crl is not None and has_lists
+                else None
             ),
             resume_seconds=int(values.get("resume", 0)),
         )
@@ -235,17 +237,25 @@ def _identities(values: Values, passphrases: PassphraseSource) -> tuple[TlsIdent
     return identity, ClassicalSide.load(values["classical-cacert"], certs[1:], keys[1:], passphrases)
 
 
-def _http(tls: TlsConfig, values: Values, roster_number: int) -> HttpRules:
+def _http(tls: TlsConfig, values: Values, reader: RosterReader) -> HttpRules:
     rules = []
     for text in values.get("allow-path", ()):
         method, _, path = text.partition(" ")
         if not method.isalpha() or not path.startswith("/"):
             raise ConfigurationError(f"--allow-path {text!r}: expected as 'GET /v1/*'", reason="bad_config")
         rules.append((method.upper(), path))
-    roster = None
-    if "roster" in values:
-        federation = None if tls.own.id is None else tls.own.id.federation
-        roster = load_roster(
-            values["roster"], root_keys(tls.identity.anchors), at_least_number=roster_number, federation=federation
-        )
-    return HttpRules(Profile(values.get("profile", Profile.PLAIN)), tuple(rules), roster)
+    return HttpRules(Profile(values.get("profile", Profile.PLAIN)), tuple(rules), _roster(tls, values, reader))
+
+
+def _roster(tls: TlsConfig, values: Values, reader: RosterReader) -> Roster | None:
+    if "roster" not in values:
+        if "roster-state" in values:
+            raise ConfigurationError("--roster-state needs --roster", reason="missing")
+        return None
+    federation = None if tls.own.id is None else tls.own.id.federation
+    roots, state = root_keys(tls.identity.anchors), values.get("roster-state")
+    try:
+        return reader.read(values["roster"], roots, federation=federation, seen_path=state)
+    except ConfigurationError as error:
+        flag = "--roster-state" if error.reason == "not_writable" else "--roster"
+        raise ConfigurationError(f"{flag}: {error}", reason=error.reason) from error

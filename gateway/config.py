@@ -15,6 +15,7 @@ from pqfl_transport.pki.roster import Roster
 from pqfl_transport.policy import Advised
 from pqfl_transport.renewal import RenewalFiles
 from pqfl_transport.tls.config import Role, TlsConfig
+from pqfl_transport.twin_renewal import TwinFiles
 
 MAX_WORKERS = 64
 DEFAULT_NAME = "main"
@@ -67,6 +68,8 @@ class RenewalConfig:
     files: RenewalFiles
     anchors: Path
     """Whom the enrolment service is verified by."""
+    twin: TwinFiles | None = None
+    """The second, classical certificate where there is one: renewed too if it is a twin of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ class Connection:
             return
         self.peer_name = peer.name
         self._totals = listener.shaken(peer, now - handshake.started)
-        self._totals.connections_open += 1
+        self._totals.opened(post_quantum=peer.post_quantum)
         if listener.config.role is Role.SERVER:
             self._serve_peer()
         else:
@@ -251,8 +251,8 @@ class Connection:
             # Closed before where the pump has done it.
             if connection is not None:
                 sockets.abort(connection)
-        if self._totals is not None:
-            self._totals.connections_open -= 1
+        if self._totals is not None and self._engine is not None:
+            self._totals.closed(post_quantum=self._engine.peer.post_quantum)
             self._totals.bytes_in += counts.get("bytes_in", 0)
             self._totals.bytes_out += counts.get("bytes_out", 0)
         if error is not None:

@@ -11,6 +11,7 @@ from gateway.metrics import HANDSHAKE_SECONDS
 
 Snapshot = dict[str, Any]
 _LAST_SAID = frozenset({"role", "group", "cipher_suite", "own_sigalg", "peer_sigalg", "post_quantum", "sigalg"})
+_LATEST = frozenset({"classical_at"})
 
 
 def merge(snapshots: Sequence[Snapshot]) -> Snapshot:
@@ -42,7 +43,7 @@ def _sum(name: str, left: Any, right: Any) -> Any:
         return _add(left, right)
     if name in _LAST_SAID or isinstance(right, str | bool | list) or right is None:
         return right
-    return left + right
+    return max(left, right) if name in _LATEST else left + right
 
 
 def _better(left: Mapping[str, Any] | None, right: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,6 +67,8 @@ def prometheus(snapshot: Snapshot) -> str:
         page.add("pqfl_peer_connections_total", "counter", peer["connections"], peer=name)
         page.add("pqfl_peer_bytes_total", "counter", peer["bytes_in"], peer=name, direction="in")
         page.add("pqfl_peer_bytes_total", "counter", peer["bytes_out"], peer=name, direction="out")
+        if peer["classical_at"]:
+            page.add("pqfl_peer_classical_handshake_timestamp_seconds", "gauge", peer["classical_at"], peer=name)
     for certificate in snapshot["certificates"]:
         labels = {"name": certificate["name"], "alg": certificate["algorithm"]}
         page.add("pqfl_certificate_expiry_timestamp_seconds", "gauge", certificate["not_after"], **labels)

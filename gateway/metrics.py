@@ -4,8 +4,10 @@ A `Metrics` counts for one process; `snapshot` gives it as JSON values, which ad
 `gateway.exposition`.
 """
 
+import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,9 +28,23 @@ class PeerTotals:
     post_quantum: bool = True
     connections: int = 0
     connections_open: int = 0
+    classical_open: int = 0
+    """Of the open ones, those that a quantum computer could read or forge."""
+    classical_at: int = 0
+    """When the last of those began, in Unix seconds; 0 where there was none."""
     bytes_in: int = 0
     bytes_out: int = 0
     handshake_seconds: float = 0.0
+
+    def opened(self, *, post_quantum: bool) -> None:
+        """A connection goes on from its handshake."""
+        self.connections_open += 1
+        self.classical_open += not post_quantum
+
+    def closed(self, *, post_quantum: bool) -> None:
+        """It is over."""
+        self.connections_open -= 1
+        self.classical_open -= not post_quantum
 
 
 @dataclass(slots=True)
@@ -63,6 +79,7 @@ class Metrics:
     listeners: dict[str, ListenerMetrics] = field(default_factory=dict)
     peers: dict[str, PeerTotals] = field(default_factory=dict)
     reloads: Counter[str] = field(default_factory=Counter)
+    clock: Callable[[], float] = time.time
 
     def listener(self, name: str, role: str) -> ListenerMetrics:
         """Return the counters of a listener, from zero if it is new."""
@@ -82,6 +99,8 @@ class Metrics:
         totals.group, totals.cipher_suite = peer.group, peer.cipher_suite
         totals.own_sigalg, totals.peer_sigalg = peer.own_sigalg, peer.peer_sigalg
         totals.post_quantum = peer.post_quantum
+        if not peer.post_quantum:
+            totals.classical_at = int(self.clock())
         totals.connections += 1
         totals.handshake_seconds += seconds
         return totals

@@ -134,6 +134,7 @@ OPTIONS: tuple[Option, ...] = (
         metavar="RULE",
     ),
     Option("roster", T.FILE, "Signed roster, for --profile aggregator.", role=_SERVER),
+    Option("roster-state", T.FILE, "Where its highest number seen is kept. [default: ROSTER.seen]", role=_SERVER),
     Option("proxy-protocol", T.SWITCH, "Begin connections to the target with a PROXY header, version 2.", role=_SERVER),
     Option("handshake-timeout", T.SECONDS, "How long a handshake may take. [default: 10]"),
     Option("max-handshakes", T.COUNT, "Unfinished handshakes at a time. [default: 1024]"),

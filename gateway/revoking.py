@@ -65,12 +65,17 @@ def read_revocations(
         raise ConfigurationError(f"{flag}: {error}", reason=error.reason) from error
 
 
+def is_to_be_fetched(crl: CrlConfig) -> bool:
+    """Whether no list was kept yet, and there are sources to get one from."""
+    return bool(crl.urls) and not crl.path.exists()
+
+
 def fetch_first(crl: CrlConfig, identity: TlsIdentity, classical: ClassicalSide | None, policy: Policy) -> None:
     """Fetch lists where none were kept yet: nobody is let in before it is known who was revoked.
 
     Raises ``TransportError`` (``crl_unavailable`` and others) where no source gives a good one.
     """
-    if not crl.urls or crl.path.exists():
+    if not is_to_be_fetched(crl):
         return
     poller = _poller(crl, lambda: (identity, classical, policy), lambda: None, _tell_nobody)
     asyncio.run(poller.poll())

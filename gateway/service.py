@@ -70,6 +70,7 @@ class Sidecar:
         self._warn_at = 0.0
         self._suspended: str | None = None
         self._policy_changes_at = next_change(self._config, clock())
+        self._reloading = asyncio.Lock()
         self._sweeping: asyncio.TimerHandle | None = None
         self._looking: list[asyncio.Task[None]] = []
 
@@ -83,14 +84,21 @@ class Sidecar:
                 self._looking.append(self._loop.create_task(looking))
         self._sweep()
 
-    def reload(self) -> Reloaded:
+    async def reload(self) -> Reloaded:
         """Read the configuration again and use it; what is broken or cannot change changes nothing at all.
 
-        There is one exception: an advisory that leaves nothing to work with suspends every listener, until a reload
-        brings a configuration that works.
+        Files are read and verified in a thread, one reload after the other: connections go on meanwhile. There is one
+        exception to changing nothing: an advisory that leaves nothing to work with suspends every listener, until a
+        reload brings a configuration that works.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> Reloaded:
         try:
-            config = self._source.read_again()
+            config = await asyncio.to_thread(self._source.read_again)
+            # An advisory may have had its effect while the files were read.
+            config = at_moment(config, self._clock())
             if config == self._config and self._suspended is None:
                 reloaded = Reloaded("unchanged")
             else:
@@ -99,7 +107,7 @@ class Sidecar:
         except PqflError as error:
             reloaded = Reloaded("failed", str(error))
             self._suspend_if_withdrawn(error)
-            self._revoke_all_the_same()
+            await self._revoke_all_the_same()
         self._metrics.reloads[reloaded.result] += 1
         if reloaded.result != "unchanged":
             self._journal.record(
@@ -184,12 +192,13 @@ class Sidecar:
             self._warnings.again()
         self._policy_changes_at = next_change(config, self._clock())
 
-    def _revoke_all_the_same(self) -> None:
+    async def _revoke_all_the_same(self) -> None:
         """Take on new revocation lists where the rest of the configuration is broken: they must not wait for it."""
         if self._suspended is not None:
             return
         try:
-            config = self._source.read_crls(self._config)
+            config = await asyncio.to_thread(self._source.read_crls, self._config)
+            config = at_moment(config, self._clock())
             if config != self._config:
                 self._take_on(config)
         except PqflError as error:

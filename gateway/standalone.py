@@ -40,7 +40,6 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
         if audit is not None:
             stack.callback(audit.close)
         failures: list[PqflError] = []
-        signals = Signals(lambda: reload(sidecar, notifier))
 
         def audit_failed(error: PqflError) -> None:
             # What cannot be audited must not go on unnoticed: the service ends, and says why.
@@ -51,10 +50,10 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
 
         journal = Journal(log, auditor_of(audit, audit_failed))
         sidecar = Sidecar(source, listening, journal)
-
-        polling = Polling(lambda: sidecar.config, journal, lambda: reload(sidecar, notifier))
-
-        renewing = Renewing(lambda: sidecar.config, journal, lambda: reload(sidecar, notifier))
+        ask_to_reload = Reloading(sidecar, notifier).ask
+        signals = Signals(ask_to_reload)
+        polling = Polling(lambda: sidecar.config, journal, ask_to_reload)
+        renewing = Renewing(lambda: sidecar.config, journal, ask_to_reload)
 
         async def ask() -> Snapshot:
             return await sidecar.snapshot() | polling.snapshot() | renewing.snapshot()
@@ -64,7 +63,7 @@ async def run_alone(source: Source, log: EventLog, notifier: Notifier) -> None:
         announce(sidecar, journal, status_address)
         announce_policies(config, journal)
         notifier.ready()
-        tasks = background(config, notifier, lambda: reload(sidecar, notifier))
+        tasks = background(config, notifier, ask_to_reload)
         tasks += [*polling.start(), *renewing.start()]
         await signals.stop.wait()
         notifier.stopping()
@@ -98,13 +97,25 @@ class Signals:
         (self.force if self.stop.is_set() else self.stop).set()
 
 
-def reload(sidecar: Sidecar, notifier: Notifier) -> None:
-    """Take on the configuration as it is now, and tell the service manager."""
-    notifier.reloading()
-    reloaded = sidecar.reload()
-    notifier.ready()
-    if reloaded.detail:
-        notifier.status(f"reload failed, the former configuration goes on: {reloaded.detail}")
+class Reloading:
+    """Takes on the configuration as it is when somebody asks, and tells the service manager."""
+
+    def __init__(self, sidecar: Sidecar, notifier: Notifier) -> None:
+        self._sidecar, self._notifier = sidecar, notifier
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self) -> None:
+        """Begin, or begin once more when the one that is under way is over."""
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        self._notifier.reloading()
+        reloaded = await self._sidecar.reload()
+        self._notifier.ready()
+        if reloaded.detail:
+            self._notifier.status(f"reload failed, the former configuration goes on: {reloaded.detail}")
 
 
 def background(config: ServiceConfig, notifier: Notifier, reload: Callable[[], object]) -> list[asyncio.Task[None]]:

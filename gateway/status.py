@@ -4,6 +4,7 @@ import json
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -28,7 +29,20 @@ def summarise(snapshot: Snapshot) -> dict[str, Any]:
         "role": listeners[0]["role"],
         "connections_open": sum(listener["connections_open"] for listener in listeners),
         "handshake_failures": dict(failures),
+        "classical_peers": _classical_peers(snapshot),
         **snapshot,
+    }
+
+
+def _classical_peers(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    """Name those who came without post-quantum cryptography since the start, the last one first."""
+    found = [(name, peer) for name, peer in snapshot["peers"].items() if peer["classical_at"]]
+    return {
+        name: {
+            "last_handshake": datetime.fromtimestamp(peer["classical_at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "connections_open": peer["classical_open"],
+        }
+        for name, peer in sorted(found, key=lambda one: -one[1]["classical_at"])
     }
 
 

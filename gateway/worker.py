@@ -111,5 +111,5 @@ async def _answer(channel: Channel, sidecar: Sidecar, order: Mapping[str, Any]) 
     if order["kind"] == "snapshot":
         channel.send("snapshot", snapshot=await sidecar.snapshot())
     elif order["kind"] == "reload":
-        reloaded = sidecar.reload()
+        reloaded = await sidecar.reload()
         channel.send("reloaded", result=reloaded.result, detail=reloaded.detail)

@@ -100,7 +100,7 @@ class Supervisor:
     async def ask(self) -> Snapshot:
         """Return one snapshot of all workers. Raises ``TransportError`` where none answers."""
         async with self._asking:
-            found = [answer["snapshot"] for answer in await self._ask_all("snapshot")]
+            found = [answer["snapshot"] for answer in await self._ask_all("snapshot", "snapshot")]
         if not found:
             raise TransportError("no worker answers", reason="no_worker")
         chores = [one for one in (self._polling, self._renewing) if one is not None]
@@ -188,7 +188,8 @@ class Supervisor:
             if worker.process.poll() is not None:
                 raise PlatformError(f"worker {number} did not start; what it said is above", reason="workers")
 
-    async def _ask_all(self, kind: str) -> list[dict[str, Any]]:
+    async def _ask_all(self, kind: str, answer: str) -> list[dict[str, Any]]:
+        """Ask all workers, and return what those answered that did in time."""
         workers = [worker for worker in self._workers.values() if worker.ready.is_set()]
         for worker in workers:
             worker.channel.send(kind)
@@ -196,7 +197,10 @@ class Supervisor:
         for worker in workers:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    found.append(await worker.answers.get())
+                    # A worker that was too slow the last time may still have that answer to give.
+                    while (said := await worker.answers.get())["kind"] != answer:
+                        pass
+                    found.append(said)
         return found
 
     def _tell_to_reload(self) -> None:
@@ -205,7 +209,7 @@ class Supervisor:
     async def _reload(self) -> None:
         self._notifier.reloading()
         async with self._asking:
-            await self._ask_all("reload")
+            await self._ask_all("reload", "reloaded")
         self._notifier.ready()
 
     async def _drain(self, signals: Signals) -> None:

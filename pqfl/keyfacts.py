@@ -21,12 +21,13 @@ from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
 from pqfl_transport.crypto.pyca import FINGERPRINT_BYTES, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PqflError
 from pqfl_transport.pki import chain
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, decode_base64, parse_object
+from pqfl_transport.pki.documents import decode_base64, parse_object
+from pqfl_transport.pki.extensions import find_extension
 from pqfl_transport.pki.files import read_public, read_secret
 from pqfl_transport.pki.keystore import load_roster, root_keys
 from pqfl_transport.pki.passphrases import PassphraseSource, unlocked
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.pki.roster import MAX_TIME
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, MAX_TIME
 
 _UNVERIFIED = "as the file says; its signature was not verified"
 _MAX_OWNER = 300
@@ -71,7 +72,7 @@ def facts_of(path: Path, passphrases: PassphraseSource | None = None, cacert: Pa
 
     With ``cacert`` a roster's signature is verified. Raises ``PqflError`` naming the file.
     """
-    data = read_public(path, max_bytes=max(MAX_RING_BYTES, MAX_DOCUMENT_BYTES))
+    data = read_public(path, max_bytes=max(MAX_RING_BYTES, MAX_ROSTER_BYTES))
     if _PRIVATE in data:
         data = read_secret(path, max_bytes=MAX_RING_BYTES)
     try:
@@ -154,10 +155,10 @@ def _of_certificate(path: Path, certificate: x509.Certificate) -> KeyFacts:
 
 
 def _certificate_kind(certificate: x509.Certificate) -> str:
-    constraints = chain.find_extension(certificate, x509.BasicConstraints)
+    constraints = find_extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return "root certificate" if chain.is_self_signed(certificate) else "issuing certificate"
-    usages = chain.find_extension(certificate, x509.ExtendedKeyUsage) or ()
+    usages = find_extension(certificate, x509.ExtendedKeyUsage) or ()
     words = [usage.value for usage in Usage if usage.oid in usages]
     return " ".join([*words, "certificate"])
 

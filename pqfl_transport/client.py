@@ -15,7 +15,7 @@ import logging
 import secrets
 import ssl as ssl_module
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,8 +104,8 @@ class FederatedClient:
     in the other, are taken on. With ``crl_path``, a file of
     revocation lists, rounds and models of an aggregator whose certificate was revoked are refused with
     ``CertificateError`` (``revoked``), with a list past its next update all of them (``stale_crl``) unless
-    ``crl_stale`` is ``allow``. With ``crl_url`` lists are fetched there, and the last good ones are kept in
-    ``crl_path``.
+    ``crl_stale`` is ``allow``. With ``crl_url``, one or several that are tried in this order, lists are
+    fetched there, and the last good ones are kept in ``crl_path``.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
@@ -132,7 +132,7 @@ class FederatedClient:
         advisory_path: Path | str | None = None,
         advisory_state_path: Path | str | None = None,
         crl_path: Path | str | None = None,
-        crl_url: str | None = None,
+        crl_url: str | Sequence[str] | None = None,
         crl_stale: Stale | str = Stale.REFUSE,
     ) -> None:
         run_self_test()

@@ -72,7 +72,7 @@ class Hub:
         return self._exchange("POST", path, make, MAX_MESSAGE_BYTES)
 
     def get(self, path: str, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> bytes:
-        """Return a document that verifies by itself. Raises as `post` does."""
+        """Return a document that verifies by itself, of at most ``max_bytes``. Raises as `post` does."""
         return self._exchange("GET", path, lambda _binding: b"", max_bytes)[0]
 
     def _exchange(self, method: str, path: str, make: Callable[[bytes], bytes], max_bytes: int) -> tuple[bytes, bytes]:
@@ -86,6 +86,8 @@ class Hub:
                 raise PlatformError("this TLS library gives no exporter to bind a request to", reason="no_exporter")
             connection.request(method, path, make(binding) or None, {"Content-Type": "application/json"})
             response = connection.getresponse()
+            if (response.length or 0) > max_bytes:
+                raise self._too_large(max_bytes)
             body = response.read(max_bytes + 1)
         except ssl.SSLError as error:
             raise self._refusal(error) from error
@@ -96,8 +98,11 @@ class Hub:
         if response.status != _OK:
             raise from_problem(response.status, body, str(self.address))
         if len(body) > max_bytes:
-            raise TransportError(f"{self.address}: answers with more than {max_bytes} bytes", reason="too_large")
+            raise self._too_large(max_bytes)
         return body, binding
+
+    def _too_large(self, max_bytes: int) -> TransportError:
+        return TransportError(f"{self.address}: answers with more than {max_bytes} bytes", reason="too_large")
 
     def _refusal(self, error: ssl.SSLError) -> Exception:
         cause = error.__cause__

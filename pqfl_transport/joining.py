@@ -3,9 +3,11 @@
     token ──▶ root and service verified ──▶ request, kept with its keys ──▶ answer verified ──▶ folder
 
 Until then everything waits in a folder beside the one that it becomes. Whoever runs the same command again, after a
-crash or while somebody has still to approve, goes on with the same keys and the same request.
+crash or while somebody has still to approve, goes on with the same keys and the same request. The request is what makes
+a folder one to go on with: it is written after all keys, and removed when there is nothing left to do.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -21,14 +23,24 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pqfl_transport.content.receiving_keys import KeyEntry, ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import ConfigurationError, MessageError, TransportError
+from pqfl_transport.errors import ConfigurationError, MessageError, PqflError, TransportError
 from pqfl_transport.hub import TIMEOUT_SECONDS, Hub
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain
-from pqfl_transport.pki.enrolment import JOIN_PATH, Grant, State, join_payload, join_request, open_join_answer
-from pqfl_transport.pki.files import read_public, read_secret, sync_folder, write_public, write_secret
+from pqfl_transport.pki.enrolment import (
+    JOIN_PATH,
+    ROSTER_PATH,
+    Grant,
+    State,
+    join_payload,
+    join_request,
+    open_join_answer,
+)
+from pqfl_transport.pki.files import read_public, read_secret, remove_torn, sync_folder, write_public, write_secret
+from pqfl_transport.pki.keystore import root_keys
 from pqfl_transport.pki.profiles import Usage, find_profile
 from pqfl_transport.pki.rooted import require_vouched_for
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Roster, open_roster
 from pqfl_transport.pki.tokens import JoinToken
 from pqfl_transport.policy import Policy, for_level, leaf_algorithm
 from pqfl_transport.renewal import require_granted
@@ -37,7 +49,8 @@ SIDECAR_FILE = "sidecar.toml"
 DEFAULT_LISTEN = "127.0.0.1:8080"
 DEFAULT_GATEWAY_PORT = 8443
 _REQUEST = "request.json"
-_FINAL = frozenset({"token_used", "token_expired", "denied"})
+_FINAL = frozenset({"token_used", "token_expired", "denied", "from_the_future"})
+"""Refusals after which nothing can come of the same request any more."""
 
 
 def _system_clock() -> datetime:
@@ -57,6 +70,10 @@ class Joined:
     signing_fingerprint: bytes
     """Of the key that the roster will name; the receiving key is signed with it."""
     receiving_fingerprint: bytes
+    roster: Roster | None
+    """The present one, kept in the folder; joining does not depend on it."""
+    no_roster_because: str
+    """Why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +97,18 @@ class Joiner:
         service of the token, before anything was sent; ``TransportError`` (``pending``) while somebody has to approve,
         and where the network fails; ``MessageError`` with the service's reason, ``denied``.
         """
-        _require_free(self.out)
+        stage = self._stage
+        if stage != self.out.absolute():
+            _require_free(self.out)
         if find_profile(self.token.party.role.value).tls_usage is not Usage.CLIENT:
             raise ConfigurationError(f"{self.token.party} does not join with a token", reason="bad_token")
-        if not (self._stage / _REQUEST).exists():
+        if not (stage / _REQUEST).exists():
             self.token.require_current(self.clock().timestamp())
         policy = for_level(self.token.level)
         hub = Hub.pinned(
             self.hub, self.token.root_sha256, self.token.service, policy, timeout_seconds=self.timeout_seconds
         )
-        grant, keys = self._ask(hub, policy)
+        grant, keys = self._ask(hub, policy, stage)
         if grant is None:
             raise TransportError(
                 f"{self.hub}: {self.token.party} waits for approval, with the signing key"
@@ -97,14 +116,14 @@ class Joiner:
                 reason="pending",
             )
         self._require_good(grant, keys, policy)
-        return self._finish(grant, keys)
+        return self._finish(grant, keys, stage, self._roster(hub, grant))
 
-    def _ask(self, hub: Hub, policy: Policy) -> tuple[Grant | None, "_Keys"]:
+    def _ask(self, hub: Hub, policy: Policy, stage: Path) -> tuple[Grant | None, "_Keys"]:
         made: list[_Keys] = []
 
         def request(binding: bytes) -> bytes:
             # Called once the other end is known to be the right one: before, not even a key is made.
-            made.append(_Keys.load_or_make(self._stage, self.token, policy, int(self.clock().timestamp())))
+            made.append(_Keys.load_or_make(stage, self.token, policy, int(self.clock().timestamp())))
             return join_request(self.token, made[0].payload, binding)
 
         try:
@@ -112,9 +131,9 @@ class Joiner:
             state, grant = open_join_answer(answer, self.token.keys, made[0].payload, binding)
             self._require_let_in(state)
         except MessageError as error:
-            if error.reason in _FINAL:
-                # Nothing can come of these keys any more, and secrets that are of no use should not lie about.
-                shutil.rmtree(self._stage, ignore_errors=True)
+            if error.reason in _FINAL and stage != self.out.absolute():
+                # Secrets that are of no use should not lie about.
+                shutil.rmtree(stage, ignore_errors=True)
             raise
         return grant, made[0]
 
@@ -124,9 +143,16 @@ class Joiner:
 
     @property
     def _stage(self) -> Path:
-        # Another token is another attempt, with keys of its own.
+        """The folder to work in: the one to be made where an attempt was cut off when it had it all but done."""
         out = self.out.absolute()
-        return out.with_name(f".{out.name}.joining-{self.token.keys.token_id[:16]}")
+        if not out.is_symlink() and (out / _REQUEST).exists():
+            return out
+        # Another token is another attempt, with keys of its own.
+        return out.with_name(f"{self._stages}{self.token.keys.token_id[:16]}")
+
+    @property
+    def _stages(self) -> str:
+        return f".{self.out.absolute().name}.joining-"
 
     def _require_good(self, grant: Grant, keys: "_Keys", policy: Policy) -> None:
         anchors, now, party = chain.load_certificates(grant.ca_pem), self.clock(), self.token.party
@@ -138,8 +164,18 @@ class Joiner:
             raise MessageError(f"{self.hub}: answers without a signing certificate", reason="malformed")
         require_granted(grant.signing, anchors, party, keys.signing, usage=Usage.SIGNING, policy=policy, now=now)
 
-    def _finish(self, grant: Grant, keys: "_Keys") -> Joined:
-        stage, party = self._stage, self.token.party
+    def _roster(self, hub: Hub, grant: Grant) -> "tuple[bytes, Roster] | PqflError":
+        try:
+            data = hub.get(ROSTER_PATH, max_bytes=MAX_ROSTER_BYTES)
+            roots = root_keys(chain.load_certificates(grant.ca_pem))
+            return data, open_roster(data, roots, federation=self.token.party.federation)
+        except PqflError as error:
+            return error
+
+    def _finish(
+        self, grant: Grant, keys: "_Keys", stage: Path, roster: "tuple[bytes, Roster] | PqflError"
+    ) -> Joined:  # fmt: skip
+        party = self.token.party
         said = str(Address.parse_target(grant.gateway, f"{self.hub}: the gateway's address")) if grant.gateway else ""
         target = self.target or said or str(Address(self.hub.host, DEFAULT_GATEWAY_PORT))
         gateway_id = grant.gateway_id or f"spiffe://{party.federation}/gateway/*"
@@ -148,18 +184,35 @@ class Joiner:
         if grant.signing is not None:
             write_public(stage / "signing.pem", grant.signing.public_bytes(Encoding.PEM))
         write_public(stage / SIDECAR_FILE, self._sidecar(target, gateway_id).encode())
-        sync_folder(stage)
-        try:
-            stage.rename(self.out.absolute())
-        except OSError as error:
-            raise ConfigurationError(f"{self.out}: cannot be made: {error.strerror}", reason="exists") from error
-        sync_folder(self.out.absolute().parent)
-        # Only now: while it lies beside unfinished keys it is what makes the same command go on with them.
-        (self.out / _REQUEST).unlink(missing_ok=True)
+        if not isinstance(roster, PqflError):
+            write_public(stage / "roster.json", roster[0])
+        self._publish(stage)
+        listed, why_not = (None, str(roster)) if isinstance(roster, PqflError) else (roster[1], "")
         return Joined(
             self.token, self.out, grant.tls, target, gateway_id, keys.signing.verifying_key.fingerprint,
-            keys.receiving.fingerprint,
+            keys.receiving.fingerprint, listed, why_not,
         )  # fmt: skip
+
+    def _publish(self, stage: Path) -> None:
+        out = self.out.absolute()
+        remove_torn(stage)
+        sync_folder(stage)
+        if stage != out:
+            try:
+                stage.rename(out)
+            except OSError as error:
+                raise ConfigurationError(f"{self.out}: cannot be made: {error.strerror}", reason="exists") from error
+            sync_folder(out.parent)
+        for other in out.parent.glob(f"{glob.escape(self._stages)}*"):
+            # Attempts with other tokens: what they would become exists now, and their keys are secrets without a use.
+            shutil.rmtree(other, ignore_errors=True)
+        self._forget_request()
+
+    def _forget_request(self) -> None:
+        # Last: while it is there the same command goes on.
+        out = self.out.absolute()
+        (out / _REQUEST).unlink()
+        sync_folder(out)
 
     def _sidecar(self, target: str, gateway_id: str) -> str:
         folder = self.out.absolute()
@@ -187,8 +240,10 @@ class _Keys:
         """Return what an earlier attempt left, or new keys with a request; the request is written last."""
         if (stage / _REQUEST).exists():
             return cls.load(stage)
+        # Keys that no request was made with, perhaps torn ones.
+        shutil.rmtree(stage, ignore_errors=True)
         try:
-            stage.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stage.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise ConfigurationError(f"{stage}: cannot be made: {error.strerror}", reason="not_writable") from error
         algorithm = leaf_algorithm(policy)

@@ -33,11 +33,12 @@ from pqfl_transport.pki.enrolment import (
     open_grant,
     renewal_request,
 )
+from pqfl_transport.pki.extensions import describe
 from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
 from pqfl_transport.pki.profiles import Usage, find_profile
 from pqfl_transport.pki.rooted import require_vouched_for
-from pqfl_transport.pki.roster import Party, open_roster
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Party, open_roster
 from pqfl_transport.pki.signing_files import NEXT, ORDINARY, HeldKey, held_keys, key_in_use
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.swapping import replace_together, store_of
@@ -130,7 +131,9 @@ class Renewer:
         identity = TlsIdentity.load(files.certificate, files.key, anchors, self.passphrases)
         party = _party(identity.leaf, files.certificate)
         secret = _Secret.load(files.key, self.passphrases)
-        hub = self._hub(identity, party)
+        hub = renewing_hub(
+            self.address, identity, party, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
+        )
         authorities = self._authorities(hub, identity, wanted=signing is not None)
         algorithm = self._algorithm(authorities, secret.key.algorithm)
         new_key = secret.key if self.keep_keys else self._waiting_key(files.folder, secret, _WAITING_KEY, algorithm)
@@ -155,15 +158,6 @@ class Renewer:
                 (store_of(files.folder) / name).unlink()
         took_over = signs is not None and signs.took_over
         return Renewed(party, grant.tls, grant.signing, grant.next_signing, took_over)
-
-    def _hub(self, identity: TlsIdentity, party: SpiffeId) -> Hub:
-        # Whoever only listens has a certificate that is no client's: it is known by the signature of its request.
-        dials = find_profile(party.role.value).tls_usage is Usage.CLIENT
-        shown = identity if dials else TlsIdentity.of_nobody(identity.anchors_pem, identity.anchors_name)
-        service = service_id(party.federation)
-        return Hub.known(
-            self.address, shown, service, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
-        )
 
     def _authorities(self, hub: Hub, identity: TlsIdentity, *, wanted: bool) -> tuple[x509.Certificate, ...]:
         """Return the authorities of now where they are needed: a new root signs rosters that the old one did not."""
@@ -201,7 +195,11 @@ class Renewer:
     ) -> _Signing:
         """Let the next key take over where it is time, and say which signing keys are to be certified."""
         now, held = self.clock(), held_keys(folder)
-        roster = open_roster(hub.get(ROSTER_PATH), keystore.root_keys(authorities), federation=party.federation)
+        roster = open_roster(
+            hub.get(ROSTER_PATH, max_bytes=MAX_ROSTER_BYTES),
+            keystore.root_keys(authorities),
+            federation=party.federation,
+        )
         member = roster.parties.get(str(party))
         took_over = member is not None and _is_over(held, member, now)
         if took_over:
@@ -263,6 +261,17 @@ def _signing_files(grant: Grant, signs: _Signing) -> dict[str, bytes | None]:
     return new
 
 
+def renewing_hub(
+    address: Address, identity: TlsIdentity, party: SpiffeId, policy: Policy, *, timeout_seconds: float,
+    clock: Callable[[], datetime],
+) -> Hub:  # fmt: skip
+    """Describe the enrolment service as a party that renews dials it. Raises as `TlsConfig` does."""
+    # Whoever only listens has a certificate that is no client's: it is known by the signature of its request.
+    dials = find_profile(party.role.value).tls_usage is Usage.CLIENT
+    shown = identity if dials else TlsIdentity.of_nobody(identity.anchors_pem, identity.anchors_name)
+    return Hub.known(address, shown, service_id(party.federation), policy, timeout_seconds=timeout_seconds, clock=clock)
+
+
 def require_granted(
     certificate: x509.Certificate, anchors: Iterable[x509.Certificate], party: SpiffeId, key: SigningKey, *,
     usage: Usage, policy: Policy, now: datetime,
@@ -270,7 +279,7 @@ def require_granted(
     """Raise ``CertificateError`` unless this is the party's certificate for this key: what was asked for."""
     named = chain.verify_chain(certificate, tuple(anchors), policy=policy, usage=usage, now=now)
     if named != party or chain.verifying_key(certificate) != key.verifying_key:
-        raise CertificateError(f"{chain.describe(certificate)} is not what {party} asked for", reason="wrong_answer")
+        raise CertificateError(f"{describe(certificate)} is not what {party} asked for", reason="wrong_answer")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,14 @@ class Section:
             raise self.error(key, f"is {value!r}; {expected}")
         return tuple(value)
 
+    def text_or_texts(self, key: str) -> tuple[str, ...]:
+        """Return a string, or a list of strings, none twice; nothing where the key is not there."""
+        value = self._table.get(key)
+        if isinstance(value, list):
+            return self.texts(key)
+        one = self.optional_text(key)
+        return () if one is None else (one,)
+
     def choice(self, key: str, among: Sequence[str], default: str | None = None) -> str:
         """Return one of some words."""
         value = self._take(key)

@@ -7,9 +7,10 @@ roster without this site, and an aggregator whose certificate does not count any
 on with.
 """
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.net.crl_fetch import CrlPoller, require_url
 from pqfl_transport.participant import Participant
-from pqfl_transport.pki.chain import describe
 from pqfl_transport.pki.crl_files import CrlFile
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
+from pqfl_transport.pki.extensions import describe
 from pqfl_transport.pki.keystore import read_public
 from pqfl_transport.pki.membership import Membership, under_policy
 from pqfl_transport.pki.revocation import Stale
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.standing import Standing
 from pqfl_transport.pki.trust import Trust
@@ -99,11 +100,11 @@ class Upkeep:
     def _keep_roster(self) -> None:
         participant, former = self._participant, self._participant.member.roster
         try:
-            data = read_public(self._roster_path, max_bytes=MAX_DOCUMENT_BYTES)
-            if data == self._roster_seen and not participant.member.has_to_switch(time.time()):
+            digest = hashlib.sha256(read_public(self._roster_path, max_bytes=MAX_ROSTER_BYTES)).digest()
+            if digest == self._roster_seen and not participant.member.has_to_switch(time.time()):
                 return
             member = self._load(former.number)
-            self._roster_seen = data
+            self._roster_seen = digest
             if member.roster.level is not former.level:
                 raise ConfigurationError("another level is taken on by a restart", reason="needs_restart")
             before, key = participant.member.identity.key.verifying_key, member.identity.key.verifying_key
@@ -141,29 +142,31 @@ class Upkeep:
 
 
 def crl_source(
-    path: Path | str | None, url: str | None, stale: Stale | str, ruling: Ruling
+    path: Path | str | None, url: str | Sequence[str] | None, stale: Stale | str, ruling: Ruling
 ) -> tuple[CrlFile | None, CrlPoller | None]:
     """Return where a site's revocation lists are, and what keeps that file current, where there are any.
 
-    Raises ``ConfigurationError``.
+    Several of ``url`` are tried in their order. Raises ``ConfigurationError``.
     """
     if path is None:
-        if url is not None:
+        if url:
             raise ConfigurationError("crl_url needs crl_path, where the last good lists are kept", reason="missing")
         return None, None
     if stale not in tuple(Stale):
         raise ConfigurationError(f"crl_stale {stale!r}: expected {' or '.join(Stale)}", reason="bad_config")
     crls = CrlFile(Path(path), ruling.trust, Stale(stale))
-    if url is None:
+    urls = (url,) if isinstance(url, str) else tuple(url or ())
+    if not urls:
         return crls, None
-    require_url(url, "crl_url")
+    for one in urls:
+        require_url(one, "crl_url")
 
     fetch = asking(lambda: (ruling.trust.pem, ruling.policy, ruling.federation))
 
     def store(data: bytes) -> bool:
         return crls.store(data, ruling.policy)
 
-    return crls, CrlPoller((url,), fetch, store, lambda: crls.revocations, _report)
+    return crls, CrlPoller(urls, fetch, store, lambda: crls.revocations, _report)
 
 
 def _report(event: str, facts: dict[str, object]) -> None:

@@ -10,8 +10,8 @@ Another issuing authority, perhaps of another LEVEL (standard, high, maximum, cn
   1. announce   makes it and puts it into ca.pem; give that to every party, and wait until all have it
   2. use        it signs certificates from now on; those of the former one stay good until they are renewed
   3. sign       the roster names the renewed certificates; give that to every party
-  4. retire     takes the former one out of ca.pem, once every certificate of it has ended; give that to every party.
-                Who has seen to it that all have renewed need not wait: with "force" it goes at once
+  4. retire     takes the former one out of ca.pem, once everybody has renewed what it signed; give that to every party.
+                With "force" it goes all the same, and whoever has not renewed gets in no more
 
 Another root:
   1. root       makes it, certified by the present one, and puts it into ca.pem; give that to every party, and wait

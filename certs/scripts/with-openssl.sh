@@ -22,6 +22,8 @@ Options:
   --algorithm ALGORITHM    instead of a level's, for issuing authority and leaves: falcon512, mayo2, or composite keys
                            as p256_mldsa44, in the provider's spelling
   --root-algorithm ALGORITHM                                                                     [ML-DSA-87]
+  --hosts HOSTS            init, new: permit only hosts in this domain or network (10.0.0.0/8) below the issuing
+                           authority; repeatable  [any]
   --renew                  sign: the party has a certificate already, and this request is its own
   --provider NAME          load a provider beside OpenSSL's own: oqsprovider, for algorithms that OpenSSL lacks
   --help                   show this
@@ -40,18 +42,19 @@ die() {
 }
 
 openssl=${OPENSSL:-openssl}
-level=high algorithm='' root_algorithm=ML-DSA-87 provider='' renew=no
+level=high algorithm='' root_algorithm=ML-DSA-87 provider='' renew=no hosts=()
 while [ "$#" -gt 0 ]; do
     case "$1" in
         -h | --help) usage; exit 0 ;;
         --renew) renew=yes; shift ;;
-        --level | --algorithm | --root-algorithm | --provider)
+        --level | --algorithm | --root-algorithm | --provider | --hosts)
             [ "$#" -ge 2 ] || die "$1 needs a value"
             case "$1" in
                 --level) level=$2 ;;
                 --algorithm) algorithm=$2 ;;
                 --root-algorithm) root_algorithm=$2 ;;
                 --provider) provider=$2 ;;
+                --hosts) hosts+=("$2") ;;
             esac
             shift 2 ;;
         -*) die "unknown option $1" ;;
@@ -157,8 +160,72 @@ authority_extensions() {
     cat <<EXTENSIONS
 basicConstraints = critical, CA:TRUE, pathlen:$1
 keyUsage = critical, keyCertSign, cRLSign
-nameConstraints = critical, permitted;URI:$federation
+nameConstraints = critical, @constraints
 EXTENSIONS
+}
+
+# What an authority permits: a section, so behind all extensions. No e-mail is in .invalid, so none is permitted.
+root_constraints() {
+    cat <<EXTENSIONS
+[ constraints ]
+permitted;URI = $federation
+permitted;email = .invalid
+EXTENSIONS
+}
+
+issuing_constraints() {
+    local host domains=0 networks=0
+    root_constraints
+    echo 'permitted;dirName = organization'
+    for host in ${hosts[@]+"${hosts[@]}"}; do
+        case "$host" in
+            */*) printf 'permitted;IP.%s = %s\n' "$((networks += 1))" "$(with_mask "$host")" ;;
+            *) printf 'permitted;DNS.%s = %s\n' "$((domains += 1))" "$host" ;;
+        esac
+    done
+    # Who names domains alone permits no addresses, and the other way round.
+    if [ "$((domains + networks))" -gt 0 ]; then
+        [ "$domains" -gt 0 ] || echo 'excluded;DNS = ""'
+        [ "$networks" -gt 0 ] || printf 'excluded;IP.%s\n' '1 = 0.0.0.0/0.0.0.0' '2 = ::/::'
+    fi
+    printf '[ organization ]\nO = %s\n' "$federation"
+}
+
+# 10.0.0.0/8 as openssl wants it: 10.0.0.0/255.0.0.0
+with_mask() {
+    local bits=${1#*/} width=8 parts=4 form=%d separator=. mask='' part
+    case "$1" in *:*) width=16 parts=8 form=%x separator=: ;; esac
+    for ((part = 0; part < parts; part += 1)); do
+        local ones=$((bits > width ? width : bits))
+        # shellcheck disable=SC2059
+        mask+=${mask:+$separator}$(printf "$form" "$((((1 << width) - 1) & ~((1 << (width - ones)) - 1)))")
+        bits=$((bits - ones))
+    done
+    printf '%s/%s' "${1%/*}" "$mask"
+}
+
+# openssl takes 10.0.0.1/8 for a network, and pqfl refuses a certificate that has it.
+require_networks() {
+    local network base='' part parts masks
+    "$openssl" x509 -in "$1" -noout -ext nameConstraints | sed -n 's/^ *IP://p' >"$work/networks"
+    while read -r network; do
+        case "$network" in *:*) base=16# IFS=: ;; *) base='' IFS=. ;; esac
+        read -ra parts <<<"${network%/*}"
+        read -ra masks <<<"${network#*/}"
+        unset IFS
+        for part in "${!parts[@]}"; do
+            [ "$((${base}${parts[part]} & ~${base}${masks[part]}))" -eq 0 ] ||
+                die "--hosts: $network is no network: its address has bits beyond the mask"
+        done
+    done <"$work/networks"
+}
+
+require_host_constraint() {
+    case "$1" in
+        '' | *[!a-z0-9.:/-]* | */*/* | */ | */*[!0-9]*) die "--hosts '$1' is neither a domain in lower case nor a network" ;;
+        *:*/* | [0-9]*.[0-9]*.[0-9]*.[0-9]*/*) ;;
+        *[/:]* | [0-9]*.[0-9]*.[0-9]*.[0-9]*) die "--hosts '$1' is no network: ADDRESS/BITS" ;;
+    esac
 }
 
 leaf_extensions() {
@@ -188,8 +255,9 @@ certify() {
     ossl req -config "$cnf" -in "$request" -noout -verify >/dev/null 2>&1 ||
         die "$request: no request that is signed with its own key"
     {
-        cat
+        # First, because what comes may end with sections.
         printf 'subjectKeyIdentifier = %s\n' "$(key_identifier "$request")"
+        cat
     } >"$work/extensions"
     ossl ca -config "$cnf" -name "$authority" -batch -notext -in "$request" -subj "$subject" "$@" \
         -startdate "$(minutes_ago 5)" -days "$days" -extfile "$work/extensions" -out "$work/certificate" \
@@ -237,6 +305,8 @@ CONFIGURATION
 init() {
     dir=$1 federation=$2
     require_label federation "$federation"
+    local host
+    for host in ${hosts[@]+"${hosts[@]}"}; do require_host_constraint "$host"; done
     require_algorithm "$root_algorithm"
     require_algorithm "$algorithm"
     new_folder "$dir"
@@ -248,9 +318,10 @@ init() {
     new_key "$algorithm" "$dir/issuing.key"
     new_request "$dir/root.key" "$subject=root" "$work/root.csr"
     new_request "$dir/issuing.key" "$subject=issuing" "$work/issuing.csr"
-    authority_extensions 1 | certify root 3650 "$subject=root" "$work/root.csr" "$dir/root.pem" -selfsign
-    { authority_extensions 0; printf '%s\n' "$issued_by"; } |
+    { authority_extensions 1; root_constraints; } | certify root 3650 "$subject=root" "$work/root.csr" "$dir/root.pem" -selfsign
+    { authority_extensions 0; printf '%s\n' "$issued_by"; issuing_constraints; } |
         certify root 1825 "$subject=issuing" "$work/issuing.csr" "$dir/issuing.pem"
+    require_networks "$dir/issuing.pem"
     cat -- "$dir/root.pem" "$dir/issuing.pem" >"$dir/ca.pem"
     chmod 644 "$dir/ca.pem"
 }

@@ -14,7 +14,7 @@ from certs.entry import Entry
 from certs.issuing import Issued
 from certs.rosters import DEFAULT_WEIGHT_CAP
 from certs.twins import CERTIFICATE as CLASSICAL_FILE
-from pqfl.commands.ca_options import DIR, JSON, LEVEL, PATH, blaming
+from pqfl.commands.ca_options import DIR, HOSTS, JSON, LEVEL, PATH, blaming
 from pqfl.commands.ca_records import COMMANDS as RECORDS
 from pqfl.commands.ca_revocation import COMMANDS as REVOCATION
 from pqfl.commands.ca_roster import COMMANDS as ROSTER
@@ -44,6 +44,7 @@ _ISSUE_FLAGS = {
     "already_issued": "--name",
     "was_revoked": "--name",
     "bad_validity": "--days",
+    "bad_host": "--dns or --ip",
     "exists": "--out",
     "not_writable": "--out",
     "missing": "--dir",
@@ -102,14 +103,25 @@ def _require_host(host: Host) -> None:
     help="Its name in every SPIFFE ID: a-z, 0-9 and '-'.",
 )
 @click.option("--level", type=LEVEL, default=DEFAULT_LEVEL.value, show_default=True, help="Algorithms of all parties.")
+@HOSTS
 @click.option("--encrypt", is_flag=True, help="Encrypt both private keys under a passphrase.")
 @passphrase_option
 @JSON
-def init(folder: Path, federation: str, level: str, encrypt: bool, passphrase_file: Path | None, as_json: bool) -> None:
+def init(
+    folder: Path,
+    federation: str,
+    level: str,
+    hosts: tuple[tuple[str, ...] | None] | None,
+    encrypt: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
     """Make root, issuing authority and an empty roster."""
     passphrase = new_passphrase(f"the keys in {folder}", passphrase_file, environment=True) if encrypt else None
     with blaming(_INIT_FLAGS):
-        authority = Authority.create(folder, federation=federation, level=level, passphrase=passphrase)
+        authority = Authority.create(
+            folder, federation=federation, level=level, hosts=hosts[0] if hosts else None, passphrase=passphrase
+        )
     root, issuing = authority.ledger.entries()
     if as_json:
         click.echo(json.dumps(_init_facts(authority, root, issuing)))

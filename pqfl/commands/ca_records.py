@@ -46,8 +46,9 @@ def list_command(folder: Path, everything: bool, as_json: bool) -> None:
     for row in rows:
         standing = f"{row.standing.value} {row.revoked_at[:10]}" if row.revoked_at else row.standing.value
         left = "-" if row.standing is Standing.EXPIRED else spoken(row.not_after - now)
+        name = row.name if row.use is None else f"{row.name} ({row.use})"
         table.add_row(
-            row.name, row.profile, row.algorithms, left, standing, row.membership.value, style=_STYLES[row.standing]
+            name, row.profile, row.algorithms, left, standing, row.membership.value, style=_STYLES[row.standing]
         )
     Console(width=None if Console().is_terminal else 140).print(table)
     _warn(warnings)
@@ -132,7 +133,9 @@ def verify(folder: Path, against: Path | None, key_path: Path | None, as_json: b
 
 
 def _rows(authority: Authority, now: datetime) -> tuple[Row, ...]:
-    return list_rows(authority.ledger.entries(), authority.roster(), authority.ledger.candidates(), now)
+    return list_rows(
+        authority.ledger.entries(), authority.roster(), authority.ledger.candidates(), now, uses=authority.uses()
+    )
 
 
 def _is_over(authority: Authority, row: Row) -> bool:

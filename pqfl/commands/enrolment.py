@@ -10,13 +10,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from certs.authority import Authority
 from certs.enrolments import Enrolment, Enrolments
+from certs.issuing import require_free_name
 from certs.service import DEFAULT_REQUESTS_PER_MINUTE, ServiceConfig
 from certs.service import serve as serve_requests
-from pqfl.commands.ca_options import DIR, JSON
+from pqfl.commands.ca_options import DIR, JSON, blaming
 from pqfl.commands.durations import Duration
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
-from pqfl_transport.errors import CertificateError, ConfigurationError
+from pqfl_transport.errors import CertificateError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki import keystore
@@ -44,8 +45,9 @@ def _site_id(authority: Authority, name: str) -> SpiffeId:
     "--expires", type=Duration(), default="24h", show_default=True, help="How long it can be used: 90s to 30d."
 )
 @click.option("--approve", "by_hand", is_flag=True, help="Let the site in only after `pqfl ca approve`.")
+@click.option("--reissue", is_flag=True, help="Give a name again that was revoked.")
 @JSON
-def token(folder: Path, site: str, expires: int, by_hand: bool, as_json: bool) -> None:
+def token(folder: Path, site: str, expires: int, by_hand: bool, reissue: bool, as_json: bool) -> None:
     """Make a token with which one site can join, once. It is a secret: hand it over as you would a password.
 
     It takes the place of an earlier one for the same site that was not used. Needs no private key.
@@ -54,16 +56,16 @@ def token(folder: Path, site: str, expires: int, by_hand: bool, as_json: bool) -
         raise click.BadParameter("a token lives 30 days at most", param_hint="--expires")
     authority = Authority.open(folder)
     party = _site_id(authority, site)
-    if authority.has_issued(party):
-        raise ConfigurationError(f"--site: {party} has certificates already", reason="already_issued")
     now = int(time.time())
+    with blaming({"already_issued": "--site", "was_revoked": "--site"}):
+        require_free_name(authority.ledger, party, reissue=reissue, now=datetime.fromtimestamp(now, UTC))
     root = keystore.load_certificate(folder / "root.pem")
     made = JoinToken.make(
         level=authority.level, root_sha256=root.fingerprint(SHA256()), party=party, expires_at=now + expires
     )
-    Enrolments(folder).add(made.keys, party, now=now, expires_at=made.expires_at, by_hand=by_hand)
+    Enrolments(folder).add(made.keys, party, now=now, expires_at=made.expires_at, by_hand=by_hand, reissue=reissue)
     facts = {"token": made.to_text(), "party": str(party), "expires_at": made.expires_at, "approve": by_hand,
-             "service": str(made.service)}  # fmt: skip
+             "reissue": reissue, "service": str(made.service)}  # fmt: skip
     if not as_json:
         click.echo(f"SECRET: lets {party} join, once, until {_moment(made.expires_at)}. At the site:\n"
                    f"  pqfl join --token TOKEN --hub HOST:PORT --out {site}", err=True)  # fmt: skip
@@ -156,7 +158,7 @@ def _facts(one: Enrolment) -> dict[str, object]:
     return {
         "party": str(one.party), "state": one.state.value, "made_at": one.made_at, "expires_at": one.expires_at,
         "asked_at": one.asked_at, "signing_fingerprint": one.fingerprint or None, "words": words,
-        "approve": one.by_hand,
+        "approve": one.by_hand, "reissue": one.reissue,
     }  # fmt: skip
 
 

@@ -10,19 +10,17 @@ from cryptography import x509
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
 from pqfl_transport.errors import ConfigurationError, PqflError
-from pqfl_transport.hub import Hub
 from pqfl_transport.joining import DEFAULT_LISTEN, SIDECAR_FILE, Joined, Joiner
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.chain import key_algorithm_name, verifying_key
-from pqfl_transport.pki.files import read_secret, write_public
-from pqfl_transport.pki.roster import open_roster
+from pqfl_transport.pki.files import read_secret
 from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.pki.tokens import JoinToken
 from pqfl_transport.pki.words import to_lines, to_words
 from pqfl_transport.policy import Policy, SecurityLevel, for_level, leaf_algorithm
-from pqfl_transport.renewal import Renewed, Renewer
-from pqfl_transport.tls.config import TlsIdentity
+from pqfl_transport.renewal import RenewalFiles, Renewed, Renewer
+from pqfl_transport.twin_renewal import TwinFiles, TwinRenewer
 
 _PATH = click.Path(path_type=Path)
 _HUB = click.option("--hub", required=True, metavar="ADDR", help="HOST:PORT of `pqfl ca serve`.")
@@ -58,14 +56,18 @@ def join(
         flags = {"exists": "--out", "not_writable": "--out"}
         where = f"{flags[error.reason]}: " if error.reason in flags else ""
         raise ConfigurationError(f"{where}{error}", reason=error.reason) from error
-    number, listed = _roster(joiner, joined)
+    roster = joined.roster
+    if roster is None:
+        click.echo(f"pqfl: no roster yet: {joined.no_roster_because}", err=True)
+    number = None if roster is None else roster.number
     facts = {
         "party": str(joiner.token.party), "out": str(out), "config": str(out / SIDECAR_FILE),
         "target": joined.target, "gateway": joined.gateway_id, "level": joiner.token.level.value,
         "not_after": joined.tls.not_valid_after_utc.isoformat(),
         "signing_fingerprint": joined.signing_fingerprint.hex(), "words": to_words(joined.signing_fingerprint),
         "receiving_fingerprint": joined.receiving_fingerprint.hex(),
-        "roster_number": number, "in_roster": listed,
+        "roster_number": number,
+        "in_roster": roster is not None and str(joiner.token.party) in roster.parties,
     }  # fmt: skip
     say(facts, _told(joined, number), as_json=as_json)
 
@@ -88,17 +90,21 @@ def renew(
     takes over when a roster names that one and the present one's time is over. Read its words to the authority. A
     running sidecar takes the new certificate with HUP; one with --renew renews its TLS certificate by itself. While the
     federation changes its level, --policy lists both kinds of keys, and new ones are as the authority's.
+    A classical twin in the folder (classical.pem) is renewed too, with a new key.
     """
     if policy is not None and level is not None:
         raise click.UsageError("--level and --policy: one of them")
     chosen = _policy(identity, level) if policy is None else load_policy(policy)
     renewer = Renewer(Address.parse_target(hub, "--hub"), chosen, keep_keys, passphrases_of(passphrase_file))
     renewed = renewer.renew_folder(identity)
+    twin_files = TwinFiles.in_folder(identity)
+    twin = None if twin_files is None else _renew_twin(renewer, identity, twin_files)
     facts = {"party": str(renewed.party), "identity": str(identity), "tls": _certificate(renewed.tls),
              "signing": _signing_certificate(renewed.signing),
              "next_signing": _signing_certificate(renewed.next_signing),
+             "twin": None if twin is None else _certificate(twin),
              "new_tls_key": not keep_keys, "took_over": renewed.took_over}  # fmt: skip
-    say(facts, _renewed(renewed, identity, keep_keys=keep_keys), as_json=as_json)
+    say(facts, _renewed(renewed, twin, identity, keep_keys=keep_keys), as_json=as_json)
 
 
 def _token(text: str | None, file: Path | None) -> str:
@@ -110,21 +116,6 @@ def _token(text: str | None, file: Path | None) -> str:
     if not found:
         raise click.UsageError(f"--token is missing; --token-file or {_TOKEN_VARIABLE} do as well")
     return found
-
-
-def _roster(joiner: Joiner, joined: Joined) -> tuple[int | None, bool]:
-    """Keep the present roster where there is one; joining does not depend on it."""
-    folder, token = joined.folder, joiner.token
-    try:
-        identity = TlsIdentity.load(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
-        data = Hub.known(joiner.hub, identity, token.service, for_level(token.level)).get("/v1/roster")
-        roots = keystore.root_keys(keystore.load_anchors(folder / "ca.pem"))
-        roster = open_roster(data, roots, federation=token.party.federation)
-    except PqflError as error:
-        click.echo(f"pqfl: no roster yet: {error}", err=True)
-        return None, False
-    write_public(folder / "roster.json", data)
-    return roster.number, str(token.party) in roster.parties
 
 
 def _told(joined: Joined, number: int | None) -> str:
@@ -142,7 +133,17 @@ Updates count from the next roster on, which the root signs at the hub: pqfl ca 
 Read the words to the hub before: whoever signs the roster sees the same ones where the key in it is yours."""
 
 
-def _renewed(renewed: Renewed, folder: Path, *, keep_keys: bool) -> str:
+def _renew_twin(renewer: Renewer, folder: Path, files: TwinFiles) -> x509.Certificate:
+    """Renew the twin over the TLS certificate that is there by now. Raises as `TwinRenewer.renew` does."""
+    tls = RenewalFiles(folder / "tls.pem", folder / "tls.key")
+    try:
+        return TwinRenewer(renewer.address, renewer.policy, renewer.passphrases).renew(tls, folder / "ca.pem", files)
+    except PqflError as error:
+        done = f"{folder}: its other certificates were renewed, its classical twin was not"
+        raise type(error)(f"{done}: {error}", reason=error.reason) from error
+
+
+def _renewed(renewed: Renewed, twin: x509.Certificate | None, folder: Path, *, keep_keys: bool) -> str:
     key = "the same" if keep_keys else "a new"
     lines = [f"{folder}: renewed {renewed.party}"]
     lines.append(f"  tls.pem           {_until(renewed.tls.not_valid_after_utc)}, {key} key")
@@ -155,6 +156,8 @@ def _renewed(renewed: Renewed, folder: Path, *, keep_keys: bool) -> str:
             f"  signing-next.pem  {_until(renewed.next_signing.not_valid_after_utc)}, the next key, for a roster"
         )
         lines += [f"    {line}" for line in (fingerprint.hex(), *to_lines(fingerprint))]
+    if twin is not None:
+        lines.append(f"  classical.pem     {_until(twin.not_valid_after_utc)}, a new key")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from pqfl.commands.reading import (
 )
 from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.files import Sender, open_file, verified_prologue
+from pqfl_transport.content.header import Header
 from pqfl_transport.content.key_files import load_recipient
 from pqfl_transport.content.opening import ContentKey
 from pqfl_transport.content.recipients import ReceivingKey
@@ -147,8 +148,11 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
         return found[0].key
 
     header = named(source, lambda: open_file(source, target, sender=sender, unlock=unlock, key_source=ring), key_path)
-    proven = bool(cacert or trustees)
-    for one in found[0].refused:
+    _tell_combined(target, header, found[0], proven=bool(cacert or trustees), as_json=as_json)
+
+
+def _tell_combined(target: Path, header: Header, found: Combined, *, proven: bool, as_json: bool) -> None:
+    for one in found.refused:
         claim = one.trustee if proven else f"{one.trustee}, as it claims"
         click.echo(f"pqfl: {one.source} (of {claim}) was left out: {one.error}", err=True)
     if not proven:
@@ -157,12 +161,12 @@ def combine_command(  # noqa: PLR0913, PLR0917 -- one option each
         )
     facts = {
         "file": str(target), "sender": header.sender, "suite": header.suite, "bytes": header.plaintext_bytes,
-        "trustees": list(found[0].trustees), "trustees_proven": proven,
+        "trustees": list(found.trustees), "trustees_proven": proven,
         "refused": [
-            {"share": one.source, "trustee": one.trustee, "reason": one.error.reason} for one in found[0].refused
+            {"share": one.source, "trustee": one.trustee, "reason": one.error.reason} for one in found.refused
         ],
     }  # fmt: skip
-    say(facts, f"{target}: signed by {header.sender}, opened by {', '.join(found[0].trustees)}", as_json=as_json)
+    say(facts, f"{target}: signed by {header.sender}, opened by {', '.join(found.trustees)}", as_json=as_json)
 
 
 def _combiner_key(reader: Reader, contributions: list[tuple[str, bytes]]) -> ReceivingKey:

@@ -8,6 +8,7 @@ import click
 
 from gateway.building import source_of
 from gateway.options import Option, Takes, options_of, parse
+from gateway.revoking import is_to_be_fetched
 from gateway.running import serve
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.tls.config import Role
@@ -73,7 +74,8 @@ def _serve(role: Role, flags: dict[str, Any], file: Path | None, *, config_check
         )
     if file is None and "listen" not in said:
         raise ConfigurationError("--listen is missing, or --config with a file that has it", reason="missing")
-    source = source_of(role, said, file)
+    # A check asks nobody: it may run where the network is not, and its answer must not depend on others.
+    source = source_of(role, said, file, fetches=not config_check)
     if config_check:
         for listener in source.config.listeners:
             # Only OpenSSL knows whether the key fits and whether it has every algorithm of the policy.
@@ -82,6 +84,10 @@ def _serve(role: Role, flags: dict[str, Any], file: Path | None, *, config_check
             click.echo(
                 f"{listener.name}: {role.value} {listener.listen} to {targets}, policy {listener.tls.policy.name}"
             )
+            if listener.crl is not None and is_to_be_fetched(listener.crl):
+                click.echo(
+                    f"{listener.name}: no revocation list at {listener.crl.path} yet; one is fetched at the start"
+                )
         click.echo("the configuration is good")
         return
     serve(source)

@@ -1,23 +1,15 @@
-"""Files that appear whole or not at all, and what becomes of those whose writer was killed.
+"""Files that appear whole or not at all, written piece by piece; `pki.files` says what becomes of torn ones."""
 
-While a file is being written it lies beside its target as ``.NAME.XXXXXXXX.part``, mode 0600, under a lock that ends
-with its writer. So a torn file is told from one that somebody still writes by nothing but its lock, and the next who
-writes the same target removes it.
-"""
-
-import fcntl
-import glob
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from pqfl_transport.errors import ConfigurationError, PlatformError
-from pqfl_transport.pki.keystore import sync_folder
+from pqfl_transport.pki.files import locked_part, remove_torn, sync_folder
 
-_SUFFIX = ".part"
+__all__ = ["remove_torn", "staged"]
 
 
 @contextmanager
@@ -29,7 +21,7 @@ def staged(target: Path) -> Iterator[BinaryIO]:
     """
     try:
         remove_torn(target.parent, target.name)
-        output, path = _locked(target)
+        output, path = locked_part(target)
     except OSError as error:
         raise ConfigurationError(f"{target}: cannot be made: {error.strerror}", reason="not_writable") from error
     try:
@@ -44,27 +36,3 @@ def staged(target: Path) -> Iterator[BinaryIO]:
         raise PlatformError(f"{target}: cannot be written: {error.strerror or error}", reason="disk") from error
     finally:
         path.unlink(missing_ok=True)
-
-
-def remove_torn(folder: Path, name: str | None = None) -> list[str]:
-    """Remove what killed writers left in ``folder``, of one target or of all; return the targets' names."""
-    pattern = "*" if name is None else glob.escape(name)
-    removed = []
-    for path in folder.glob(f".{pattern}.*{_SUFFIX}"):
-        # Somebody else may remove it first.
-        with suppress(FileNotFoundError), path.open("r+b") as file, suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-            removed.append(path.name[1:].removesuffix(_SUFFIX).rpartition(".")[0])
-    return removed
-
-
-def _locked(target: Path) -> tuple[BinaryIO, Path]:
-    while True:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_SUFFIX)
-        output = os.fdopen(descriptor, "w+b")
-        fcntl.flock(output, fcntl.LOCK_EX)
-        if os.fstat(output.fileno()).st_nlink:
-            return output, Path(name)
-        # Another writer took it for a torn one between its making and its lock.
-        output.close()

@@ -22,6 +22,7 @@ class Context(bytes, Enum):
     RECEIVING_KEY = DOMAIN + b"receiving-key"
     RENEWAL = DOMAIN + b"renewal"
     RENEWAL_SIGNING = DOMAIN + b"renewal-signing"
+    RENEWAL_TWIN = DOMAIN + b"renewal-twin"
 
 
 class Label(bytes, Enum):

@@ -66,8 +66,9 @@ def seed_of(pem: bytes) -> tuple[str, bytes] | None:
         return None
     if _is_expanded(container.private_key, name):
         raise ConfigurationError(
-            f"an {name} key in expanded form, without its seed, which is what signs here: make one that holds its seed"
-            " (RFC 9881 §6), with pqfl or `openssl genpkey`",
+            f"an {name} key in expanded form, without its seed, which is what signs here and which nothing recovers"
+            " from it, `openssl pkey` neither: make a new key that holds its seed (RFC 9881 §6), with pqfl or"
+            " `openssl genpkey`",
             reason="bad_key",
         )
     try:

@@ -3,8 +3,9 @@
     root (ML-DSA-87, offline)  ──signs──▶  issuing (the federation's level)  ──signs──▶  leaves
       └─ signs the roster
 
-Both authorities carry a critical name constraint (RFC 5280 §4.2.1.10): URIs of this federation only. Host names are
-not constrained, because gateways live under whatever names their networks have, and no one here trusts them.
+Both authorities carry critical name constraints (RFC 5280 §4.2.1.10): URIs of this federation only, and no e-mail
+addresses. The issuing authority constrains directory names as well, and host names and addresses where its federation
+says which; the root does not, so that they change by replacing the issuing authority alone.
 Nothing here reads a clock or a file: keys, names and ``now`` come in, certificates go out.
 """
 
@@ -19,7 +20,8 @@ from cryptography import x509
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import builders
-from pqfl_transport.pki.chain import permitted_federations, verifying_key
+from pqfl_transport.pki.chain import verifying_key
+from pqfl_transport.pki.constraints import permitted_federations, permitted_hosts
 from pqfl_transport.pki.profiles import DAY_SECONDS, ISSUING_DAYS, ROOT_DAYS, Profile, Usage
 from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
@@ -56,22 +58,27 @@ def create_root(federation: str, *, now: datetime, days: int = ROOT_DAYS, name: 
     """
     require_label("federation", federation)
     key = SigningKey.generate(ROOT_ALGORITHM)
-    builder = builders.root(federation, name, key.pyca_key.public_key(), now=now, days=days, path_length=1)
+    constraints = builders.constraints_of(federation)
+    builder = builders.root(federation, name, key.pyca_key.public_key(), constraints, now=now, days=days, path_length=1)
     return Issuer(builder.sign(key.pyca_key, None), key)
 
 
 def create_issuing(
-    root: Issuer, level: SecurityLevel, *, now: datetime, days: int = ISSUING_DAYS, name: str = "issuing"
-) -> Issuer:
-    """Make the authority that signs leaves of ``level``; its key is of the same algorithm as theirs."""
+    root: Issuer, level: SecurityLevel, *, now: datetime, days: int = ISSUING_DAYS, name: str = "issuing",
+    hosts: Sequence[str] | None = None,
+) -> Issuer:  # fmt: skip
+    """Make the authority that signs leaves of ``level``; its key is of the same algorithm as theirs.
+
+    ``hosts`` are the domains and networks that it permits (`profiles.parse_hosts`).
+    """
     key = SigningKey.generate(leaf_algorithm(for_level(level)))
     subject = builders.distinguished_name(root.federation, "authority", name)
-    return Issuer(_certify_authority(root, subject, key.verifying_key, now, days, path_length=0), key)
+    return Issuer(_certify_issuing(root, subject, key.verifying_key, now, days, hosts), key)
 
 
 def recertify_issuing(root: Issuer, issuing: x509.Certificate, *, now: datetime, days: int) -> x509.Certificate:
     """Certify an issuing authority, its name and its key, under another root: what it issued leads to either one."""
-    return _certify_authority(root, issuing.subject, verifying_key(issuing), now, days, path_length=0)
+    return _certify_issuing(root, issuing.subject, verifying_key(issuing), now, days, permitted_hosts(issuing))
 
 
 def cross_sign(old: Issuer, new_root: x509.Certificate, *, now: datetime) -> x509.Certificate:
@@ -80,7 +87,9 @@ def cross_sign(old: Issuer, new_root: x509.Certificate, *, now: datetime) -> x50
     It vouches for a key and belongs in no chain; the new root's own certificate goes into ``ca.pem``.
     """
     end = min(old.certificate.not_valid_after_utc, new_root.not_valid_after_utc)
-    return _certify_authority(old, new_root.subject, verifying_key(new_root), now, (end - now).days, path_length=1)
+    constraints = builders.constraints_of(old.federation)
+    key, days = verifying_key(new_root), (end - now).days
+    return _certify_authority(old, new_root.subject, key, now, days, constraints, path_length=1)
 
 
 def issue_tls(
@@ -138,11 +147,25 @@ def general_names(profile: Profile, hosts: Sequence[Host]) -> list[x509.GeneralN
     return names
 
 
+def _certify_issuing(
+    root: Issuer, subject: x509.Name, key: VerifyingKey, now: datetime, days: int, hosts: Sequence[str] | None
+) -> x509.Certificate:
+    constraints = builders.constraints_of(root.federation, hosts=hosts, directory=True)
+    return _certify_authority(root, subject, key, now, days, constraints, path_length=0)
+
+
 def _certify_authority(
-    root: Issuer, subject: x509.Name, key: VerifyingKey, now: datetime, days: int, *, path_length: int
+    root: Issuer,
+    subject: x509.Name,
+    key: VerifyingKey,
+    now: datetime,
+    days: int,
+    constraints: x509.NameConstraints,
+    *,
+    path_length: int,
 ) -> x509.Certificate:
     builder = builders.under(root.certificate, subject, key.pyca_key, now=now, seconds=days * DAY_SECONDS)
-    builder = builders.as_authority(builder, root.federation, path_length=path_length)
+    builder = builders.as_authority(builder, constraints, path_length=path_length)
     return builder.sign(root.key.pyca_key, None)
 
 

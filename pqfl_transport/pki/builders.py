@@ -7,6 +7,7 @@ a clock or a file.
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from ipaddress import ip_network
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -14,9 +15,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pqfl_transport.crypto.pyca import MLDSAPublicKey
-from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.pki.chain import permitted_federations
-from pqfl_transport.pki.profiles import BACKDATE_SECONDS, DAY_SECONDS, MIN_LEAF_SECONDS, Usage
+from pqfl_transport.errors import CertificateError, ConfigurationError
+from pqfl_transport.pki.constraints import (
+    EVERY_ADDRESS,
+    EVERY_HOST,
+    NO_MAIL,
+    permitted_federations,
+    require_names_permitted,
+)
+from pqfl_transport.pki.profiles import BACKDATE_SECONDS, DAY_SECONDS, MIN_LEAF_SECONDS, Usage, is_domain
 from pqfl_transport.pki.spiffe import SpiffeId
 
 PublicKey = MLDSAPublicKey | ec.EllipticCurvePublicKey
@@ -25,12 +32,13 @@ _KEY_IDENTIFIER_BYTES = 20
 
 
 def root(
-    federation: str, name: str, public_key: PublicKey, *, now: datetime, days: int, path_length: int
-) -> x509.CertificateBuilder:
+    federation: str, name: str, public_key: PublicKey, constraints: x509.NameConstraints, *, now: datetime, days: int,
+    path_length: int,
+) -> x509.CertificateBuilder:  # fmt: skip
     """Return the certificate of a self-signed authority for one federation."""
     subject = distinguished_name(federation, "authority", name)
     builder = _builder(subject, subject, public_key, now, now + timedelta(days=days))
-    builder = as_authority(builder, federation, path_length=path_length)
+    builder = as_authority(builder, constraints, path_length=path_length)
     return builder.add_extension(key_identifier(public_key), critical=False)
 
 
@@ -46,7 +54,8 @@ def leaf(
 ) -> x509.CertificateBuilder:
     """Return the certificate of a party, for one use.
 
-    Raises ``ConfigurationError``: ``bad_name`` where the ID is of another federation, ``bad_validity`` as `under` does.
+    Raises ``ConfigurationError``: ``bad_name`` where the ID is of another federation, ``bad_host`` where the issuer
+    does not permit one of the names, ``bad_validity`` as `under` does.
     """
     (federation,) = permitted_federations(issuer) or ("",)
     if spiffe_id.federation != federation:
@@ -55,6 +64,10 @@ def leaf(
         )
     subject = distinguished_name(spiffe_id.federation, spiffe_id.role.value, spiffe_id.name)
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id)), *other_names])
+    try:
+        require_names_permitted(issuer, [(type(one), one.value) for one in names], str(spiffe_id))
+    except CertificateError as error:
+        raise ConfigurationError(str(error), reason="bad_host") from error
     builder = under(issuer, subject, public_key, now=now, seconds=seconds)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_key_usage(is_authority=False), critical=True)
@@ -83,14 +96,37 @@ def under(
     return builder.add_extension(above, critical=False)
 
 
-def as_authority(builder: x509.CertificateBuilder, federation: str, *, path_length: int) -> x509.CertificateBuilder:
-    """Add what makes a certificate that of an authority for one federation (RFC 5280 §4.2.1.9 and §4.2.1.10)."""
-    permitted = x509.NameConstraints([x509.UniformResourceIdentifier(federation)], None)
+def as_authority(
+    builder: x509.CertificateBuilder, constraints: x509.NameConstraints, *, path_length: int
+) -> x509.CertificateBuilder:
+    """Add what makes a certificate that of an authority (RFC 5280 §4.2.1.9 and §4.2.1.10)."""
     return (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_key_usage(is_authority=True), critical=True)
-        .add_extension(permitted, critical=True)
+        .add_extension(constraints, critical=True)
     )
+
+
+def constraints_of(
+    federation: str, *, hosts: Sequence[str] | None = None, directory: bool = False
+) -> x509.NameConstraints:
+    """Return what an authority of one federation permits: its URIs, no e-mail addresses, and hosts (`parse_hosts`).
+
+    ``directory`` adds that subjects have the federation as their organization. Go refuses everything beneath such an
+    authority, because it evaluates no directory names: it is for issuing authorities of ML-DSA, which are replaced with
+    ease, and for none whose certificates Go verifies today.
+    """
+    permitted: list[x509.GeneralName] = [x509.UniformResourceIdentifier(federation), NO_MAIL]
+    excluded: list[x509.GeneralName] = []
+    if directory:
+        organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, federation)
+        permitted.append(x509.DirectoryName(x509.Name([organization])))
+    if hosts is not None:
+        domains = [x509.DNSName(one) for one in hosts if is_domain(one)]
+        networks = [x509.IPAddress(ip_network(one)) for one in hosts if not is_domain(one)]
+        permitted += [*domains, *networks]
+        excluded += [*([] if domains else [EVERY_HOST]), *([] if networks else EVERY_ADDRESS)]
+    return x509.NameConstraints(permitted, excluded or None)
 
 
 def key_identifier(key: PublicKey) -> x509.SubjectKeyIdentifier:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,11 +24,11 @@ from cryptography.x509.oid import ExtensionOID, PublicKeyAlgorithmOID, Signature
 from pqfl_transport.algorithms import TABLE
 from pqfl_transport.crypto.pyca import MLDSAPublicKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, PolicyError
+from pqfl_transport.pki.constraints import require_permitted
+from pqfl_transport.pki.extensions import all_extensions, describe, find_extension, require_readable
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy
-
-Extension = TypeVar("Extension", bound=x509.ExtensionType)
 
 MAX_PEM_BYTES = 1024 * 1024
 MAX_CERTIFICATES = 64
@@ -134,7 +133,8 @@ class ChainVerifier:
             try:
                 _verify_path(path, self._policy, now)
                 require_usage(leaf, usage)
-                party = _constrained_id(path)
+                party = spiffe_id(leaf)
+                require_permitted(path)
             except CertificateError as error:
                 failure = failure or error
             else:
@@ -262,34 +262,6 @@ def is_self_signed(certificate: x509.Certificate) -> bool:
     return is_signed_by(certificate, certificate)
 
 
-def permitted_federations(authority: x509.Certificate) -> tuple[str, ...] | None:
-    """Return the federations that an authority's name constraint permits; ``None`` where it has no such extension.
-
-    Only permitted URI hosts are understood. Anything else under this extension restricts names in a way that would
-    have to be evaluated (RFC 5280 §4.2.1.10), so it is refused with ``CertificateError`` (``bad_name``).
-    """
-    constraints = find_extension(authority, x509.NameConstraints)
-    if constraints is None:
-        return None
-    permitted = constraints.permitted_subtrees or []
-    hosts = [name.value for name in permitted if isinstance(name, x509.UniformResourceIdentifier)]
-    if constraints.excluded_subtrees or not hosts or len(hosts) != len(permitted):
-        raise CertificateError(
-            f"{describe(authority)} has a name constraint other than permitted URI hosts", reason="bad_name"
-        )
-    return tuple(hosts)
-
-
-def require_readable(certificate: x509.Certificate) -> None:
-    """Raise ``CertificateError`` (``malformed``) here, because the library parses names, dates and extensions late."""
-    try:
-        _ = (certificate.subject, certificate.issuer)
-        _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-    except (ValueError, TypeError) as error:
-        raise CertificateError(f"malformed certificate: {error}", reason="malformed") from error
-    _extensions(certificate)
-
-
 def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether this issuer's key signed a certificate in this issuer's name."""
     if certificate.issuer != issuer.subject:
@@ -334,7 +306,7 @@ def _require_signature_algorithm(certificate: x509.Certificate, issuer: x509.Cer
 
 def require_understood(certificate: x509.Certificate) -> None:
     """Raise ``CertificateError`` (``bad_usage``) for a critical extension that nobody here evaluates."""
-    for extension in _extensions(certificate):
+    for extension in all_extensions(certificate):
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise _bad_usage(certificate, f"has the critical extension {extension.oid.dotted_string}")
 
@@ -347,33 +319,6 @@ def require_authority(certificate: x509.Certificate, *, authorities_below: int) 
         raise _bad_usage(certificate, "signed another one and is no authority's")
     if constraints.path_length is not None and authorities_below > constraints.path_length:
         raise _bad_usage(certificate, f"permits {constraints.path_length} authorities beneath it")
-
-
-def _constrained_id(path: Sequence[x509.Certificate]) -> SpiffeId:
-    party = spiffe_id(path[0])
-    for authority in path[1:]:
-        permitted = permitted_federations(authority)
-        if permitted is not None and party.federation not in permitted:
-            raise CertificateError(
-                f"{party} is outside the federation of {describe(authority)}, which is {', '.join(permitted)}",
-                reason="bad_name",
-            )
-    return party
-
-
-def _extensions(certificate: x509.Certificate) -> x509.Extensions:
-    try:
-        return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise CertificateError(f"{describe(certificate)}: malformed extensions: {error}", reason="malformed") from error
-
-
-def find_extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
-    """Return an extension's value, None where there is none. Raises ``CertificateError`` (``malformed``)."""
-    try:
-        return _extensions(certificate).get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def public_key(certificate: x509.Certificate) -> object:
@@ -403,8 +348,3 @@ def _untrusted(leaf: x509.Certificate, anchors: Sequence[x509.Certificate]) -> C
 
 def _bad_usage(certificate: x509.Certificate, why: str) -> CertificateError:
     return CertificateError(f"{describe(certificate)} {why}", reason="bad_usage")
-
-
-def describe(certificate: x509.Certificate) -> str:
-    """Return what a sentence calls a certificate."""
-    return f"certificate {certificate.subject.rfc4514_string()!r}"

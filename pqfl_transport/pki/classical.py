@@ -1,7 +1,7 @@
 """Certificates of classical peers, which a migration still serves: under a trust store of their own, never mixed.
 
-OpenSSL has verified a path in the handshake, name constraints included; what it built is what comes here as
-``intermediates``. Added here is what it does not know: that the path ends in the classical trust store and nowhere
+OpenSSL has verified a path in the handshake; what it built is what comes here as ``intermediates``. Name constraints
+are evaluated again. Added here is what it does not know: that the path ends in the classical trust store and nowhere
 else, and that every key and signature of it is listed by the policy as a classical one, so that a post-quantum
 authority never vouches for a classical certificate or the other way round.
 """
@@ -15,17 +15,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pqfl_transport.errors import CertificateError
 from pqfl_transport.pki.chain import (
-    describe,
-    find_extension,
     is_signed_by,
     key_algorithm_name,
     public_key,
     require_authority,
-    require_readable,
     require_understood,
     require_valid_now,
     signature_algorithm_name,
 )
+from pqfl_transport.pki.constraints import require_permitted
+from pqfl_transport.pki.extensions import describe, find_extension, require_readable
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.policy import Classical
 
@@ -47,7 +46,7 @@ def verify_classical(
     ``intermediates`` come from the peer, in any order; of those that are no anchors there are 4 at most. Certificates
     for both TLS roles are common elsewhere, so the leaf's extended key usage has to include ``usage`` and may say more.
     Raises ``CertificateError``: ``untrusted``, ``bad_sigalg``, ``expired``, ``not_yet_valid``, ``bad_usage``,
-    ``malformed``.
+    ``bad_name`` for a name that an authority does not permit, ``malformed``.
     """
     between = [one for one in dict.fromkeys(intermediates) if one not in anchors]
     if len(between) > MAX_INTERMEDIATES:
@@ -107,6 +106,7 @@ def _verify_path(path: Sequence[x509.Certificate], classical: Classical, usage: 
             require_authority(certificate, authorities_below=depth - 1)
             _require_purpose_of_authority(certificate, usage)
     _require_usage(path[0], usage)
+    require_permitted(path)
 
 
 def _require_key(certificate: x509.Certificate, classical: Classical) -> None:

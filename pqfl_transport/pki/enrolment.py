@@ -132,8 +132,12 @@ def token_of(data: bytes) -> str:
     return str(_outer(data, _JOIN, _AUTHENTICATED_FIELDS)["token"])
 
 
-def open_join(data: bytes, keys: TokenKeys, party: SpiffeId, binding: bytes) -> tuple[bytes, NewKeys]:
+def open_join(
+    data: bytes, keys: TokenKeys, party: SpiffeId, binding: bytes, *, now: float
+) -> tuple[bytes, NewKeys]:  # fmt: skip
     """Verify a joining request by its token's keys; return its payload as it came, and the keys it brings.
+
+    ``now`` is in Unix seconds.
 
     Raises ``MessageError``: ``too_large``, ``malformed``, ``bad_mac`` (another token, another connection, a changed
     byte), ``wrong_name`` for a party that the token is not for, and what `open_request` and `open_first_statement`
@@ -149,7 +153,7 @@ def open_join(data: bytes, keys: TokenKeys, party: SpiffeId, binding: bytes) -> 
         raise MessageError(f"{_JOIN}: is for {fields['id'][:80]!r}, and the token for {party}", reason="wrong_name")
     tls = open_request(decode_base64(fields["tls"], f"{_JOIN}: tls"), party, f"{_JOIN}: tls")
     signing = open_request(decode_base64(fields["signing"], f"{_JOIN}: signing"), party, f"{_JOIN}: signing")
-    statement = open_first_statement(_text(fields["receiving"], _JOIN), party, signing)
+    statement = open_first_statement(_text(fields["receiving"], _JOIN), party, signing, now=now)
     return payload, NewKeys(party, tls, signing, statement.receiving_key)
 
 

@@ -23,7 +23,6 @@ from pqfl_transport.crypto import pkcs8
 from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import chain
-from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES
 from pqfl_transport.pki.files import (
     MAX_SECRET_BYTES,
     read_public,
@@ -34,7 +33,7 @@ from pqfl_transport.pki.files import (
 )
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.pki.roster import Roster, open_roster
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Roster, open_roster
 from pqfl_transport.pki.spiffe import SpiffeId
 
 __all__ = [
@@ -226,7 +225,7 @@ def load_roster(
     path: Path, roots: Iterable[VerifyingKey], *, at_least_number: int = 0, federation: str | None = None
 ) -> Roster:
     """Read and verify a roster file. Raises ``ConfigurationError`` for the file, ``MessageError`` for its content."""
-    data = read_public(path, max_bytes=MAX_DOCUMENT_BYTES)
+    data = read_public(path, max_bytes=MAX_ROSTER_BYTES)
     try:
         return open_roster(data, roots, at_least_number=at_least_number, federation=federation)
     except MessageError as error:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pqfl_transport.crypto.pyca import MLDSAPrivateKey
 from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.pki.chain import describe, find_extension
+from pqfl_transport.pki.extensions import describe, find_extension
 from pqfl_transport.pki.revocation import MAX_CRL_BYTES
 
 REASONS = tuple(

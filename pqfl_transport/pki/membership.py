@@ -13,6 +13,7 @@ from pqfl_transport.pki.keystore import SigningIdentity
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.roster import Party, Roster
+from pqfl_transport.pki.roster_files import load_remembered_roster
 from pqfl_transport.pki.signing_files import held_keys, is_ending, key_in_use
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import Policy, for_level
@@ -62,6 +63,7 @@ def load_membership(  # noqa: PLR0913 -- one call says everything; all but the f
     *,
     role: Role,
     at_least_number: int = 0,
+    seen_path: Path | None = None,
     policy: Policy | None = None,
     now: datetime | None = None,
     passphrases: PassphraseSource = from_environment,
@@ -69,7 +71,8 @@ def load_membership(  # noqa: PLR0913 -- one call says everything; all but the f
     """Load the signing key that is in use now (`signing_files`), verify certificate and roster under ``ca.pem``.
 
     ``policy`` is that of the roster's level unless given; another one has to be of that level. ``now`` is the system's
-    clock unless given; ``passphrases`` is asked where the key is encrypted. Raises ``ConfigurationError``
+    clock unless given; ``passphrases`` is asked where the key is encrypted. The roster's number is remembered
+    in ``seen_path`` where that is given, as `load_remembered_roster` does. Raises ``ConfigurationError``
     naming the file: what `keystore` raises, ``wrong_role``, ``wrong_level``, ``not_in_roster`` where the roster lists
     this ID not at all or with another key; ``MessageError`` for a roster that does not hold (`keystore.load_roster`).
     """
@@ -79,9 +82,13 @@ def load_membership(  # noqa: PLR0913 -- one call says everything; all but the f
     own = held[0].signer.id
     if own.role is not role:
         raise ConfigurationError(f"{identity_dir}: {own} is no {role.value}", reason="wrong_role")
-    roster = keystore.load_roster(
-        roster_path, keystore.root_keys(anchors), at_least_number=at_least_number, federation=own.federation
-    )
+    roots, federation = keystore.root_keys(anchors), own.federation
+    if seen_path is None:
+        roster = keystore.load_roster(roster_path, roots, at_least_number=at_least_number, federation=federation)
+    else:
+        roster = load_remembered_roster(
+            roster_path, roots, at_least_number=at_least_number, federation=federation, seen_path=seen_path
+        )
     if policy is not None and policy.level is not roster.level:
         raise ConfigurationError(
             f"policy {policy.name} is of level {policy.level}, roster {roster.number} of level {roster.level}",

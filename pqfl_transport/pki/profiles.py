@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
@@ -144,25 +144,39 @@ def _parse(name: str, table: object, where: str) -> Profile:
     days = table["days"]
     if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_LEAF_DAYS:
         _refuse(where, f"days has to be 1 to {MAX_LEAF_DAYS}")
-    return replace(row, leaf_days=days, hosts=_parse_hosts(table["hosts"], where))
+    try:
+        return replace(row, leaf_days=days, hosts=parse_hosts(table["hosts"]))
+    except ConfigurationError as error:
+        _refuse(where, str(error))
 
 
-def _parse_hosts(value: Any, where: str) -> tuple[str, ...] | None:
+def parse_hosts(value: object) -> tuple[str, ...] | None:
+    """Return what ``"any"``, ``"none"`` or a list of domains and networks means: ``None`` for any, none at all empty.
+
+    Raises ``ConfigurationError`` (``bad_hosts``).
+    """
     if value in ("any", "none"):
         return None if value == "any" else ()
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        _refuse(where, 'hosts has to be "any", "none", or a list of domains and networks')
+        raise ConfigurationError('hosts has to be "any", "none", or a list of domains and networks', reason="bad_hosts")
     for one in value:
-        if not _DOMAIN.fullmatch(one):
+        if not is_domain(one):
             try:
                 ip_network(one)
             except ValueError:
-                _refuse(where, f"hosts: {one[:80]!r} is neither a domain in lower case nor a network")
+                raise ConfigurationError(
+                    f"hosts: {one[:80]!r} is neither a domain in lower case nor a network", reason="bad_hosts"
+                ) from None
     return tuple(value)
 
 
+def is_domain(text: str) -> bool:
+    """Whether one of `parse_hosts` is a domain and no network."""
+    return _DOMAIN.fullmatch(text) is not None
+
+
 def _lies_in(host: str | IPv4Address | IPv6Address, allowed: str) -> bool:
-    if _DOMAIN.fullmatch(allowed):
+    if is_domain(allowed):
         return isinstance(host, str) and f".{host.lower()}".endswith(f".{allowed}")
     return not isinstance(host, str) and host in ip_network(allowed)
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 from cryptography import x509
 
 from pqfl_transport.errors import CertificateError, MessageError
-from pqfl_transport.pki.chain import describe, find_extension
 from pqfl_transport.pki.documents import require_fields
+from pqfl_transport.pki.extensions import describe, find_extension
 
 _FIELDS = {"issuer": str, "serial": str}
 _MAX_IDENTIFIER_BYTES = 64

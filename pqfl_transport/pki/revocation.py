@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
-from pqfl_transport.pki.chain import describe, find_extension, key_algorithm_name, signature_algorithm_name
+from pqfl_transport.pki.chain import key_algorithm_name, signature_algorithm_name
+from pqfl_transport.pki.extensions import describe, find_extension
 from pqfl_transport.pki.references import CertificateReference, identifier_of
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import Policy

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from pqfl_transport.errors import CertificateError
 from pqfl_transport.pki import chain
+from pqfl_transport.pki.extensions import describe
 
 
 def require_vouched_for(anchors: Sequence[x509.Certificate], trusted: Sequence[x509.Certificate]) -> None:
@@ -23,7 +24,7 @@ def require_vouched_for(anchors: Sequence[x509.Certificate], trusted: Sequence[x
     for _ in roots:
         believed |= {root for root in roots if any(_vouches(one, root, believed) for one in crossing)}
     if strangers := roots - believed:
-        names = ", ".join(sorted(chain.describe(root) for root in strangers))
+        names = ", ".join(sorted(describe(root) for root in strangers))
         raise CertificateError(f"nobody who is trusted here vouches for {names}", reason="wrong_root")
     if not roots:
         raise CertificateError("there is no root among these authorities", reason="wrong_root")

@@ -30,6 +30,8 @@ from pqfl_transport.pki.spiffe import SpiffeId, require_label
 from pqfl_transport.policy import SecurityLevel, for_level
 
 _WHERE = DocumentKind.ROSTER.tag
+MAX_ROSTER_BYTES = 128 * 1024 * 1024
+"""What a reader takes: 10,000 parties with ML-DSA-87 keys, each with a former signing key as well, are 100 MiB."""
 MAX_WEIGHT_CAP = 2**63 - 1
 _MAX_NUMBER = 2**63 - 1
 MAX_TIME = 253_402_300_799
@@ -150,7 +152,10 @@ def sign_roster(roster: Roster, root_key: SigningKey) -> bytes:
     """Return the roster as a signed document. Raises ``MessageError`` where no reader would take it."""
     payload = _encode(roster)
     _decode(payload)
-    return sign_document(DocumentKind.ROSTER, payload, root_key)
+    data = sign_document(DocumentKind.ROSTER, payload, root_key)
+    if len(data) > MAX_ROSTER_BYTES:
+        raise MessageError(f"{_WHERE}: {len(data)} bytes, more than {MAX_ROSTER_BYTES}", reason="too_large")
+    return data
 
 
 def open_roster(
@@ -161,7 +166,7 @@ def open_roster(
     Raises ``MessageError``: what ``open_document`` raises, ``malformed``, ``stale_roster`` for a number lower than
     ``at_least_number``, ``wrong_federation`` where ``federation`` is given and is another.
     """
-    roster = _decode(open_document(data, DocumentKind.ROSTER, roots))
+    roster = _decode(open_document(data, DocumentKind.ROSTER, roots, max_bytes=MAX_ROSTER_BYTES))
     if federation is not None and roster.federation != federation:
         raise MessageError(
             f"{_WHERE}: is of federation {roster.federation!r} and not of {federation!r}", reason="wrong_federation"

@@ -69,20 +69,31 @@ def open_statement(data: bytes, roster: Roster, *, now: float) -> tuple[Party, S
     open_document(data, DocumentKind.RECEIVING_KEY, party.signing_keys(now), max_bytes=MAX_STATEMENT_BYTES)
     if now > statement.not_after:
         raise MessageError(f"{_WHERE}: ended; {party.id} has to make a new one", reason="expired")
-    if statement.made > now + MAX_SKEW_SECONDS:
-        raise MessageError(f"{_WHERE}: is of a time to come; a clock is wrong", reason="from_the_future")
+    _require_past(statement, now)
     return party, statement
 
 
-def open_first_statement(data: bytes, party_id: SpiffeId, key: VerifyingKey) -> Statement:
+def open_first_statement(data: bytes, party_id: SpiffeId, key: VerifyingKey, *, now: float) -> Statement:
     """Verify the statement of a party that no roster names yet, by the signing key that it wants certified.
 
-    Raises ``MessageError``: what `open_document` raises, ``malformed``, ``wrong_sender`` for another party's.
+    Raises ``MessageError``: what `open_document` raises, ``malformed``, ``wrong_sender`` for another party's,
+    ``from_the_future``: every later key of the party is of a later time, and would be refused until that has come.
     """
     statement = _decode(open_document(data, DocumentKind.RECEIVING_KEY, [key], max_bytes=MAX_STATEMENT_BYTES))
     if statement.id != party_id:
         raise MessageError(f"{_WHERE}: is of {statement.id} and not of {party_id}", reason="wrong_sender")
+    _require_past(statement, now)
     return statement
+
+
+def _require_past(statement: Statement, now: float) -> None:
+    ahead_seconds = statement.made - now
+    if ahead_seconds > MAX_SKEW_SECONDS:
+        raise MessageError(
+            f"{_WHERE}: is of a time to come: the clock of {statement.id} is {ahead_seconds:.0f} s ahead of the"
+            f" authority's, more than {MAX_SKEW_SECONDS}",
+            reason="from_the_future",
+        )
 
 
 def _decode(payload: dict[str, Any]) -> Statement:

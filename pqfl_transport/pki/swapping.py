@@ -7,17 +7,28 @@ Two files cannot be renamed in one step, one link can. So the files of a folder 
 and a replacement is written whole as the next number, after which `current` is renamed over. Whoever opens the files
 by their names before or after that reads a pair that fits, also when the power goes in the middle. A folder with
 plain files is converted in steps that each leave the same content at every name. A file that is new gets its link
-first, and one that is to go loses its link last: a link that leads nowhere is no file.
+first, and one that is to go loses its link last: a link that leads nowhere is no file. One process at a time does this
+to a folder, and first removes what a killed one left.
 """
 
+import fcntl
+import os
 import re
 import shutil
-import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.pki.files import read_public, read_secret, replace_secret, sync_folder, write_public, write_secret
+from pqfl_transport.pki.files import (
+    read_public,
+    read_secret,
+    remove_torn,
+    replace_secret,
+    sync_folder,
+    write_public,
+    write_secret,
+)
 
 STORE = ".renewed"
 _CURRENT = "current"
@@ -33,24 +44,43 @@ def replace_together(folder: Path, files: Mapping[str, bytes | None], *, new: Co
     """
     gone = [name for name, data in files.items() if data is None]
     try:
-        store = _prepared(folder, tuple(files), absent=frozenset((*new, *gone)))
-        before = _current(store)
-        number = f"{int(before) + 1:04}"
-        shutil.rmtree(store / number, ignore_errors=True)
-        (store / number).mkdir(mode=0o700)
-        kept = {path.name: path for path in (store / before).iterdir() if path.name not in files}
-        contents: dict[str, bytes | None] = {name: _read(path) for name, path in kept.items()}
-        contents |= files
-        for name, data in contents.items():
-            if data is not None:
-                _write(store / number / name, data)
-        sync_folder(store / number)
-        _point(store / _CURRENT, number)
-        for name in gone:
-            (folder / name).unlink(missing_ok=True)
-        _discard(store, keep=number)
+        with _locked(store_of(folder)) as store:
+            _prepare(folder, store, tuple(files), absent=frozenset((*new, *gone)))
+            before = _current(store)
+            number = f"{int(before) + 1:04}"
+            shutil.rmtree(store / number, ignore_errors=True)
+            (store / number).mkdir(mode=0o700)
+            kept = {path.name: path for path in (store / before).iterdir() if path.name not in files}
+            contents: dict[str, bytes | None] = {name: _read(path) for name, path in kept.items()}
+            contents |= files
+            for name, data in contents.items():
+                if data is not None:
+                    _write(store / number / name, data)
+            sync_folder(store / number)
+            _point(store / _CURRENT, number)
+            for name in gone:
+                (folder / name).unlink(missing_ok=True)
+            _discard(store, keep=number)
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be renewed: {error.strerror}", reason="not_writable") from error
+
+
+def clear_up(folder: Path) -> None:
+    """Remove what a replacement left that was killed after its one step: the former files, and torn ones.
+
+    The next replacement would as well, but that may be far away, and the former key is a secret without a use. Raises
+    ``ConfigurationError`` as `replace_together` does.
+    """
+    store = folder / STORE
+    if not (store / _CURRENT).is_symlink():
+        return
+    try:
+        with _locked(store):
+            current = _current(store)
+            _remove_torn(folder, store, store / current)
+            _discard(store, keep=current)
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: cannot be cleared up: {error.strerror}", reason="not_writable") from error
 
 
 def store_of(folder: Path) -> Path:
@@ -60,17 +90,27 @@ def store_of(folder: Path) -> Path:
     return store
 
 
-def _prepared(folder: Path, names: tuple[str, ...], *, absent: frozenset[str]) -> Path:
+@contextmanager
+def _locked(store: Path) -> Iterator[Path]:
+    descriptor = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield store
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(folder: Path, store: Path, names: tuple[str, ...], *, absent: frozenset[str]) -> None:
     """Make every one of these names a link through the store, without changing what is read at any.
 
     Those that may be absent, and are, get a link that leads nowhere yet.
     """
-    store = store_of(folder)
     if not (store / _CURRENT).is_symlink():
         shutil.rmtree(store / _FIRST, ignore_errors=True)
         (store / _FIRST).mkdir(mode=0o700)
         _point(store / _CURRENT, _FIRST)
     current = store / _current(store)
+    _remove_torn(folder, store, current)
     for name in names:
         link = f"{STORE}/{_CURRENT}/{name}"
         if (folder / name).is_symlink() and (folder / name).readlink() == Path(link):
@@ -79,7 +119,12 @@ def _prepared(folder: Path, names: tuple[str, ...], *, absent: frozenset[str]) -
             _write(current / name, _read(folder / name))
             sync_folder(current)
         _point(folder / name, link)
-    return store
+
+
+def _remove_torn(*folders: Path) -> None:
+    # What is torn may be a key, and would be carried on with the files that are whole.
+    for folder in folders:
+        remove_torn(folder)
 
 
 def _current(store: Path) -> str:
@@ -91,11 +136,11 @@ def _current(store: Path) -> str:
 
 def _point(link: Path, target: str) -> None:
     """Make a link, or make it point elsewhere, in one step."""
-    # Relative inside the temporary folder it would point elsewhere, but nobody follows it before it is in its place.
-    with tempfile.TemporaryDirectory(prefix=f".{link.name}.", dir=link.parent) as folder:
-        staged = Path(folder) / link.name
-        staged.symlink_to(target)
-        staged.replace(link)
+    # Always by this name, so that one which a killed process left is found by whoever does its work.
+    staged = link.with_name(f".{link.name}.link")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(target)
+    staged.replace(link)
     sync_folder(link.parent)
 
 

@@ -7,7 +7,7 @@ authorities are. Its type takes no ML-DSA key, and theirs no classical one, so n
 twin is for TLS handshakes only: content is never signed with a classical key. Nothing here reads a clock or a file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,10 +17,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from pqfl_transport.errors import ConfigurationError
-from pqfl_transport.pki import builders
+from pqfl_transport.errors import CertificateError, ConfigurationError
+from pqfl_transport.pki import builders, chain
 from pqfl_transport.pki.authority import Host, general_names
-from pqfl_transport.pki.profiles import ISSUING_DAYS, Profile
+from pqfl_transport.pki.constraints import permitted_federations
+from pqfl_transport.pki.extensions import describe
+from pqfl_transport.pki.profiles import ISSUING_DAYS, Profile, Usage
 from pqfl_transport.pki.spiffe import Role, SpiffeId, require_label
 
 TWIN_ROLES = (Role.GATEWAY, Role.SITE)
@@ -41,15 +43,19 @@ def generate_key() -> ec.EllipticCurvePrivateKey:
 
 
 def create_classical(
-    federation: str, *, now: datetime, days: int = ISSUING_DAYS, name: str = "classical"
-) -> ClassicalIssuer:
+    federation: str, *, now: datetime, days: int = ISSUING_DAYS, name: str = "classical",
+    hosts: Sequence[str] | None = None,
+) -> ClassicalIssuer:  # fmt: skip
     """Make the classical issuer of a federation; nothing but leaves can be beneath it.
 
+    ``hosts`` are the domains and networks that it permits (`profiles.parse_hosts`). It does not constrain directory
+    names, because its peers may be in Go (`builders.constraints_of`).
     Raises ``CertificateError`` where the federation's name is outside the grammar.
     """
     require_label("federation", federation)
     key = generate_key()
-    builder = builders.root(federation, name, key.public_key(), now=now, days=days, path_length=0)
+    constraints = builders.constraints_of(federation, hosts=hosts)
+    builder = builders.root(federation, name, key.public_key(), constraints, now=now, days=days, path_length=0)
     return ClassicalIssuer(builder.sign(key, SHA256()), key)
 
 
@@ -86,6 +92,48 @@ def require_twin(role: Role) -> None:
         raise ConfigurationError(
             f"a twin is for gateways and sites; {role.value}s meet no classical peers", reason="no_twin"
         )
+
+
+def is_issuer_of(federation: str, certificate: x509.Certificate) -> bool:
+    """Whether an authority in a classical trust store is this federation's own and not somebody else's."""
+    try:
+        permitted = permitted_federations(certificate)
+    except CertificateError:
+        return False
+    return permitted == (federation,) and chain.is_self_signed(certificate)
+
+
+def is_twin_of(party: SpiffeId, certificate: x509.Certificate, anchors: Iterable[x509.Certificate]) -> bool:
+    """Whether a classical certificate is a party's twin, made by its federation's own classical issuer."""
+    try:
+        named = chain.spiffe_id(certificate)
+    except CertificateError:
+        return False
+    issuers = [one for one in anchors if is_issuer_of(party.federation, one)]
+    return named == party and any(chain.is_signed_by(certificate, one) for one in issuers)
+
+
+def require_twin_granted(
+    certificate: x509.Certificate, anchors: Sequence[x509.Certificate], party: SpiffeId,
+    key: ec.EllipticCurvePublicKey, *, usage: Usage, now: datetime,
+) -> None:  # fmt: skip
+    """Raise ``CertificateError`` unless this is the twin that was asked for, under issuers of this federation alone.
+
+    ``wrong_answer``; ``expired``, ``not_yet_valid``, ``bad_usage`` of the certificate.
+    """
+    foreign = [one for one in anchors if not is_issuer_of(party.federation, one)]
+    if foreign or not is_twin_of(party, certificate, anchors) or chain.public_key(certificate) != key:
+        raise CertificateError(f"{describe(certificate)} is not the twin that was asked for",
+                               reason="wrong_answer")  # fmt: skip
+    chain.require_valid_now(certificate, now)
+    chain.require_usage(certificate, usage)
+
+
+def with_issuers(
+    store: Iterable[x509.Certificate], issuers: Sequence[x509.Certificate], federation: str
+) -> tuple[x509.Certificate, ...]:
+    """Return a classical trust store with these issuers of the federation in place of those that it had."""
+    return (*issuers, *(one for one in store if not is_issuer_of(federation, one)))
 
 
 def key_to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

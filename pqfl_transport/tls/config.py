@@ -14,8 +14,9 @@ from typing import Self
 from cryptography import x509
 
 from pqfl_transport.errors import CertificateError, ConfigurationError
-from pqfl_transport.pki.chain import describe, load_certificates
+from pqfl_transport.pki.chain import load_certificates
 from pqfl_transport.pki.classical import verify_classical
+from pqfl_transport.pki.extensions import describe
 from pqfl_transport.pki.keystore import load_private_pem, open_keystore, read_public, read_secret, root_keys
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
 from pqfl_transport.pki.profiles import Usage

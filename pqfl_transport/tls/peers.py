@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from pqfl_transport.algorithms import TABLE, Kind, Status
 from pqfl_transport.errors import CertificateError, PeerError, PolicyError
-from pqfl_transport.pki.chain import describe, find_extension, key_algorithm_name, spiffe_id, verify_chain
+from pqfl_transport.pki.chain import key_algorithm_name, spiffe_id, verify_chain
+from pqfl_transport.pki.extensions import describe, find_extension
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import Policy

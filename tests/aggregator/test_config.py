@@ -95,6 +95,9 @@ def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
         ("count = 3", "count = 3\nno_aes = 1", "rounds.no_aes is 1; expected true or false"),
         ('"state"', '"state"\nreload_seconds = 0.1', "aggregator.reload_seconds"),
         ('"state"', '"state"\ncrl_url = "gopher://h"', "aggregator.crl_url 'gopher://h'"),
+        ('"state"', '"state"\ncrl_url = ["https://h/x", "gopher://h"]', "aggregator.crl_url 'gopher://h'"),
+        ('"state"', '"state"\ncrl_url = []', r"aggregator.crl_url is \[\]"),
+        ('"state"', '"state"\ncrl_url = 3', "aggregator.crl_url is 3"),
         ('"state"', '"state"\ncrl_stale = "maybe"', "aggregator.crl_stale is 'maybe'"),
     ],
 )
@@ -133,11 +136,14 @@ def test_a_passphrase_file_is_optional(tmp_path: Path) -> None:
 def test_revocation_lists_are_a_file_or_fetched_into_one(tmp_path: Path) -> None:
     """Fetched ones are kept in the state folder unless another file is named."""
     config = load_config(write(tmp_path, GOOD))
-    assert (config.crl, config.crl_url, config.crl_stale) == (None, None, Stale.REFUSE)
+    assert (config.crl, config.crl_urls, config.crl_stale) == (None, (), Stale.REFUSE)
     config = load_config(write(tmp_path, GOOD.replace('"state"', '"state"\ncrl = "c.pem"\ncrl_stale = "allow"')))
     assert (config.crl, config.crl_stale) == (tmp_path / "c.pem", Stale.ALLOW)
     config = load_config(write(tmp_path, GOOD.replace('"state"', '"state"\ncrl_url = "https://h:1/v1/crl"')))
-    assert (config.crl, config.crl_url) == (config.state / "crl.pem", "https://h:1/v1/crl")
+    assert (config.crl, config.crl_urls) == (config.state / "crl.pem", ("https://h:1/v1/crl",))
+    several = 'crl_url = ["https://h:1/v1/crl", "http://g/crl"]'
+    config = load_config(write(tmp_path, GOOD.replace('"state"', f'"state"\n{several}')))
+    assert config.crl_urls == ("https://h:1/v1/crl", "http://g/crl")
 
 
 @pytest.mark.parametrize(("changes", "reason"), [({"quorum": 3}, "quorum"), ({"level": "maximum"}, "wrong_level")])

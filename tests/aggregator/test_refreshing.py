@@ -130,9 +130,9 @@ def test_without_a_list_or_a_source_there_is_nothing_to_do(federation: Federatio
 
 
 def test_the_first_list_is_fetched_before_anything_begins(federation: Federation, tmp_path: Path) -> None:
-    """Where that fails, nothing begins."""
+    """Where that fails at every source, nothing begins; one that is down is passed over."""
     with crl_source(b"garbage") as source:
-        config = configured(federation, tmp_path, crl_url=source.url)
+        config = configured(federation, tmp_path, crl_urls=("http://127.0.0.1:1/v1/crl", source.url))
         file = crl_file(config, Trust.load(config.cacert))
         assert file is not None
         poller = crl_poller(config, file, federation.authority.policy, "fed", lambda _event, _facts: None)

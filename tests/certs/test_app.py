@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
@@ -27,16 +30,32 @@ def reason(hub: Hub, method: str, path: str, body: bytes = b"") -> str:
     return caught.value.reason
 
 
+@contextmanager
+def persistent(hub: Hub) -> Iterator[HTTPSConnection]:
+    """One connection for several requests."""
+    with closing(HTTPSConnection(hub.address.host, hub.address.port, context=hub.context, timeout=20)) as connection:
+        yield connection
+
+
+def fetched(connection: HTTPSConnection, path: str, headers: dict[str, str] | None = None) -> int:
+    """The status of an answer."""
+    connection.request("GET", path, headers=headers or {})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
 def test_errors_are_problem_documents(federation: Federation) -> None:
     """Nonsense, other methods and other paths are each answered with their reason."""
     with serving(federation) as service:
         hub = stranger(service)
         assert reason(hub, "POST", "/v1/join", b"{}") == "malformed"
         assert reason(hub, "POST", "/v1/renew", b"\xff") == "malformed"
+        assert reason(hub, "POST", "/v1/renew-twin", b"{}") == "malformed"
         assert reason(hub, "GET", "/v1/renew") == "method_not_allowed"
         assert reason(hub, "GET", "/v1/other") == "not_found"
         assert reason(hub, "POST", "/v1/join", b" " * (MAX_MESSAGE_BYTES + 1)) == "too_large"
-        assert service.reports.names() == ["request_refused"] * 3
+        assert service.reports.names() == ["request_refused"] * 4
 
 
 def test_a_list_is_served_once_there_is_one(federation: Federation) -> None:
@@ -67,11 +86,36 @@ def test_too_many_requests_are_refused(federation: Federation) -> None:
     """The limit is told apart from every other refusal."""
     with serving(federation, requests_per_minute=2) as service:
         hub = stranger(service)
-        hub.get("/v1/ca")
-        hub.get("/v1/ca")
+        assert reason(hub, "POST", "/v1/join") == "malformed"
+        assert reason(hub, "GET", f"/v1/join/{'0' * 32}") == "unknown_token"
         with pytest.raises(PeerError) as caught:
-            hub.get("/v1/ca")
+            hub.post("/v1/join", lambda _binding: b"")
         assert caught.value.reason == "busy"
+
+
+def test_documents_have_a_budget_of_their_own(federation: Federation) -> None:
+    """Many sites behind one address fetch theirs while one of them asks too often to join; there is an end as well."""
+    with serving(federation, requests_per_minute=1) as service:
+        hub = stranger(service)
+        assert reason(hub, "POST", "/v1/join") == "malformed"
+        assert reason(hub, "POST", "/v1/join") == "busy"
+        with persistent(hub) as connection:
+            statuses = [fetched(connection, path) for path in ("/v1/ca", "/v1/roster") * 50]
+            assert set(statuses) == {200}
+            assert fetched(connection, "/v1/ca") == 429
+        assert reason(hub, "GET", "/v1/roster") == "busy"
+
+
+def test_a_document_that_is_known_is_not_sent_again(federation: Federation) -> None:
+    """Whoever says which one he has is told that it is still that one, and gets the next when there is one."""
+    with serving(federation) as service, persistent(stranger(service)) as connection:
+        connection.request("GET", "/v1/roster")
+        answer = connection.getresponse()
+        assert answer.read() == federation.roster.read_bytes()
+        known = {"If-None-Match": answer.headers["ETag"]}
+        assert fetched(connection, "/v1/roster", known) == 304
+        federation.authority.issue(profile="site", name="south", out=federation.site("south"))
+        assert fetched(connection, "/v1/roster", known) == 200
 
 
 def test_what_is_wrong_with_our_files_is_for_our_log(federation: Federation, tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from certs.enrolments import Enrolments
 from certs.ledger import Writing
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError, PolicyError
+from pqfl_transport.errors import (
+    CertificateError,
+    ConfigurationError,
+    MessageError,
+    PeerError,
+    PolicyError,
+    PqflError,
+)
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.enrolment import (
     Grant,
@@ -27,6 +34,8 @@ from pqfl_transport.pki.enrolment import (
 )
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.tokens import JoinToken
+from pqfl_transport.pki.twin_renewal import make_twin_renewal, open_twin_answer
+from pqfl_transport.pki.twins import generate_key
 from tests.support.enrolment import Reports, make_token
 from tests.support.pki import Federation, make_federation, other_authority
 
@@ -53,10 +62,10 @@ class Applicant:
     tls: SigningKey
 
     @classmethod
-    def with_token(cls, token: JoinToken, algorithm: str = "ML-DSA-44") -> "Applicant":
+    def with_token(cls, token: JoinToken, algorithm: str = "ML-DSA-44", *, made: int = 1_000) -> "Applicant":
         tls, signing = SigningKey.generate(algorithm), SigningKey.generate(algorithm)
         receiving = ReceivingKey.generate("ML-KEM-768+X25519").public.to_bytes()
-        return cls(token, join_payload(token.party, tls, signing, receiving, made=1_000), tls)
+        return cls(token, join_payload(token.party, tls, signing, receiving, made=made), tls)
 
     def ask(self, desk: Desk) -> tuple[State, Grant | None]:
         answer = desk.join(join_request(self.token, self.payload, BINDING), BINDING)
@@ -121,6 +130,33 @@ def test_keys_of_another_level_spend_nothing(federation: Federation) -> None:
     with pytest.raises(PolicyError):
         Applicant.with_token(token, "ML-DSA-87").ask(desk)
     issued(Applicant.with_token(token).ask(desk))
+
+
+def test_a_clock_that_is_ahead_spends_nothing(federation: Federation) -> None:
+    """A receiving key of a time to come is refused before the token is bound to it."""
+    token, desk = make_token(federation, "west"), make_desk(federation)
+    ahead = Applicant.with_token(token, made=int(datetime.now(UTC).timestamp()) + 400)
+    with pytest.raises(MessageError, match="s ahead") as caught:
+        ahead.ask(desk)
+    assert caught.value.reason == "from_the_future"
+    issued(Applicant.with_token(token).ask(desk))
+
+
+@pytest.mark.parametrize("reissue", [False, True])
+def test_a_revoked_name_is_given_again_only_where_the_token_says_so(federation: Federation, reissue: bool) -> None:
+    """What counts is what the operator said when the token was made."""
+    desk = make_desk(federation)
+    issued(Applicant.with_token(make_token(federation, "west")).ask(desk))
+    federation.authority.revoke("west", "superseded")
+    again = Applicant.with_token(make_token(federation, "west", reissue=reissue))
+    if not reissue:
+        with pytest.raises(ConfigurationError) as caught:
+            again.ask(desk)
+        assert caught.value.reason == "was_revoked"
+        return
+    grant = issued(again.ask(desk))
+    assert issued(again.ask(desk)) == grant
+    assert chain.verifying_key(grant.tls) == again.tls.verifying_key
 
 
 def test_a_name_in_use_is_not_given_again(federation: Federation) -> None:
@@ -242,3 +278,30 @@ def test_validity_is_the_operators(federation: Federation) -> None:
     limit = datetime.now(UTC) + timedelta(seconds=61)
     assert joined.tls.not_valid_after_utc < limit
     assert renewed.tls.not_valid_after_utc < limit
+
+
+def test_a_twin_is_renewed_in_the_name_of_its_partys_tls_certificate(federation: Federation, tmp_path: Path) -> None:
+    """A site has to show that certificate; a stranger of the same name, and a time after its end, are refused."""
+    federation.authority.create_classical()
+    federation.authority.issue_twin(NORTH, out=tmp_path / "twin")
+    twin = x509.load_pem_x509_certificate((tmp_path / "twin" / "classical.pem").read_bytes())
+    north, south = federation.site("north"), federation.site("south")
+
+    def ask(folder: Path, certificate: bytes, **options: object) -> x509.Certificate:
+        tls = holder(folder, "tls")
+        data = make_twin_renewal(NORTH, BINDING, tls.certificate, tls.key, twin, generate_key())
+        return open_twin_answer(make_desk(federation, **options).renew_twin(data, BINDING, certificate)).twin
+
+    def reason(folder: Path, certificate: bytes, **options: object) -> str:
+        with pytest.raises(PqflError) as caught:
+            ask(folder, certificate, **options)
+        return caught.value.reason
+
+    stranger = other_authority(federation, tmp_path / "stranger")
+    assert reason(north, b"") == reason(north, shown(south)) == "wrong_certificate"
+    assert reason(stranger, shown(stranger)) == "untrusted"
+    assert reason(north, shown(north), clock=lambda: datetime.now(UTC) + timedelta(days=200)) == "expired"
+    limit = datetime.now(UTC) + timedelta(seconds=61)
+    assert ask(north, shown(north), seconds=60).not_valid_after_utc < limit
+    (federation.ca / "classical.pem").unlink()
+    assert reason(north, shown(north)) == "no_classical_issuer"

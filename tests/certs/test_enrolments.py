@@ -72,7 +72,19 @@ def test_approval_by_hand(tmp_path: Path, by_the_token: bool) -> None:
     assert reason(ConfigurationError, enrolments.decide, NORTH, approve=True) == "not_pending"
     assert enrolments.claim(token_id, b"one", "aa", now=1, by_hand=not by_the_token).state is State.PENDING
     assert enrolments.decide(NORTH, approve=True).state is State.APPROVED
+    assert reason(ConfigurationError, enrolments.decide, NORTH, approve=True) == "not_pending"
+    enrolments.finish(token_id, b"answer")
     assert reason(ConfigurationError, enrolments.decide, NORTH, approve=False) == "not_pending"
+
+
+def test_what_was_approved_can_be_denied_while_nothing_came_of_it(tmp_path: Path) -> None:
+    """So a request that the authority will not certify does not stand in the way of another token for ever."""
+    enrolments = Enrolments(tmp_path)
+    token_id = add(enrolments).keys.token_id
+    enrolments.claim(token_id, b"one", "aa", now=1, by_hand=False)
+    assert reason(ConfigurationError, add, enrolments) == "pending"
+    assert enrolments.decide(NORTH, approve=False).state is State.DENIED
+    add(enrolments)
 
 
 def test_who_was_denied_stays_denied(tmp_path: Path) -> None:
@@ -141,6 +153,20 @@ def test_a_failed_step_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [one.keys for one in enrolments.all()] == before
+
+
+def test_a_file_of_the_former_version_is_taken_over(tmp_path: Path) -> None:
+    """Its tokens are as good as before; none of them gives a revoked name again."""
+    enrolments = Enrolments(tmp_path)
+    token = add(enrolments)
+    database = sqlite3.connect(enrolments.path)
+    database.execute("ALTER TABLE tokens DROP COLUMN reissue")
+    database.execute("PRAGMA user_version = 1")
+    database.close()
+    found = enrolments.find(token.keys.token_id)
+    assert (found.party, found.state, found.reissue) == (NORTH, State.OPEN, False)
+    enrolments.add(make_token().keys, NORTH, now=0, expires_at=100, by_hand=False, reissue=True)
+    assert [one.reissue for one in enrolments.all()] == [True]
 
 
 def test_a_file_that_is_no_database_of_ours_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from certs.authority import Authority
+from certs.entry import AuthorityUse, sha256_of
 from certs.folder import AuthorityFolder
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.policy import SecurityLevel
@@ -91,3 +92,16 @@ def test_what_another_process_made_of_it_is_read_again(tmp_path: Path) -> None:
     Authority.open(made.folder).rotate_issuing(level=SecurityLevel.HIGH)
     assert (made.level, made.current().level) == (SecurityLevel.STANDARD, SecurityLevel.HIGH)
     assert isinstance(made.current(), Authority)
+
+
+def test_which_authorities_count_and_which_sign(tmp_path: Path) -> None:
+    """Classical issuers only while there is a migration; what waits is announced, and the rest is said of nobody."""
+    ca = Authority.create(tmp_path / "ca", federation="fed")
+    assert ca.classical_anchors() == ()
+    assert set(ca.uses().values()) == {AuthorityUse.SIGNS}
+    entry = ca.create_classical()
+    assert [sha256_of(one) for one in ca.classical_anchors()] == [entry.sha256]
+    assert entry.sha256 in ca.trusted_fingerprints() - ca.anchor_fingerprints()
+    announced = ca.rotate_classical(announce=True).entry
+    assert ca.uses()[announced.sha256] is AuthorityUse.ANNOUNCED
+    assert len(ca.uses()) == 4

@@ -1,7 +1,7 @@
 import pytest
 
 from certs import limiting
-from certs.limiting import RateLimit
+from certs.limiting import RateLimit, origin_of
 from pqfl_transport.errors import PeerError
 
 
@@ -36,3 +36,16 @@ def test_the_memory_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not refused(limit, str(number), 0)
     assert refused(limit, "99", 0)
     assert len(limit._buckets) == 10
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"), ("fe80::1%eth0", "fe80::/64"), ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("", "local"),
+    ],
+)  # fmt: skip
+def test_an_origin_is_what_one_holder_has(address: str, origin: str) -> None:
+    """A whole network of IPv6 belongs to one holder, who could otherwise be a new stranger with every request."""
+    assert origin_of(address) == origin

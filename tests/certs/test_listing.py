@@ -27,7 +27,7 @@ def ca(tmp_path: Path) -> Authority:
 
 def rows(ca: Authority, now: datetime = NOW) -> dict[str, Row]:
     """The rows by the last part of their names."""
-    found = list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), now)
+    found = list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), now, uses=ca.uses())
     return {row.name.rpartition("/")[2]: row for row in found}
 
 
@@ -126,3 +126,25 @@ def test_a_key_that_leaked_and_whose_next_one_waits_does_not_take_its_party_away
     ca.revoke(f"{signing.serial_number:x}", "keyCompromise", now=NOW)
     row = rows(ca)["bank"]
     assert (row.standing, row.membership) == (Standing.REVOKED, Membership.NEW_KEY)
+
+
+def test_of_two_authorities_it_is_said_which_one_signs(ca: Authority) -> None:
+    """Announced, then in use beside the former one, about whose end nobody has to be warned."""
+
+    def uses(usage: str) -> list[str | None]:
+        found = list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), NOW, uses=ca.uses())
+        return [row.facts(NOW)["use"] for row in found if row.name == usage]  # type: ignore[misc]
+
+    ca.create_classical(now=NOW)
+    for usage, rotate in (("issuing", ca.rotate_issuing), ("classical", ca.rotate_classical)):
+        assert uses(usage) == ["signs"]
+        rotate(announce=True, now=NOW)
+        assert uses(usage) == ["signs", "announced"]
+        rotate(now=NOW)
+        assert uses(usage) == ["former", "signs"]
+    late = NOW + timedelta(days=5 * 365 - 100)
+    found = list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), late, uses=ca.uses())
+    warned = {row.name: row.warning(late) for row in found if row.profile == "classical"}
+    assert [row.warning(late) is None for row in found if row.name == "issuing"] == [True, False]
+    assert "pqfl ca rotate classical" in str(warned["classical"])
+    assert {row.use for row in found if row.name.startswith("spiffe")} == {None}

@@ -20,7 +20,7 @@ from pqfl_transport.errors import CertificateError, ConfigurationError, MessageE
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.revocation import open_crls
-from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
@@ -139,13 +139,42 @@ def test_a_replaced_authority_is_retired_when_nobody_needs_it(ca: Authority) -> 
     with pytest.raises(ConfigurationError, match="pqfl ca roster sign") as caught:
         ca.retire(force=True, now=NOW)
     ca.sign_roster(ca.plan_roster(now=NOW), now=NOW)
-    with pytest.raises(ConfigurationError, match="spiffe://fed/gateway/old, spiffe://fed/site/bank") as caught:
+    with pytest.raises(
+        ConfigurationError, match=r"gateway/old \(server\), .*bank \(client\), .*bank \(signing\)"
+    ) as caught:
         ca.retire(now=NOW)
     assert caught.value.reason == "still_needed"
     late = NOW + timedelta(days=91)
     assert len(ca.retire(now=late)) == 3
     assert len(keystore.load_anchors(ca.ca_path)) == 2
     assert len(ca.make_crl(now=late)) == 1
+
+
+def test_whoever_has_renewed_does_not_hold_the_former_authority(ca: Authority) -> None:
+    """Superseded certificates are good until their end and hold nothing; each use has to have its successor."""
+    ca.rotate_issuing(now=NOW)
+    bank = SpiffeId("fed", Role.SITE, "bank")
+    folder = ca.folder.parent / "bank"
+    present = Renewal(
+        keystore.load_certificate(folder / "tls.pem", now=NOW),
+        keystore.load_certificate(folder / "signing.pem", now=NOW),
+    )
+    ca.revoke("old", "superseded", now=NOW)
+    later = NOW + timedelta(days=1)
+
+    def renew(signing: bool) -> None:
+        key = keystore.load_signing_key(folder / "signing.key").verifying_key if signing else None
+        tls = SigningKey.generate("ML-DSA-65").verifying_key
+        ca.certify(CertificationRequest(bank, "site", tls, key), renews=present, now=later)
+
+    renew(signing=False)
+    with pytest.raises(ConfigurationError) as caught:
+        ca.retire(now=later)
+    assert "spiffe://fed/site/bank (signing): not renewed" in str(caught.value)
+    assert "client" not in str(caught.value)
+    renew(signing=True)
+    ca.sign_roster(ca.plan_roster(now=later), now=later)
+    assert len(ca.retire(now=later)) == 1
 
 
 def test_an_authority_that_the_roster_still_names_is_not_retired(ca: Authority) -> None:

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from certs import service
+from certs.entry import sha256_of
 from certs.service import AUDIT_FILE, OwnIdentity
 from pqfl.demo.processes import Crew
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.errors import ConfigurationError, TransportError
-from pqfl_transport.pki import chain
+from pqfl_transport.pki import chain, swapping
 from pqfl_transport.pki.ruling import load_policy
 from pqfl_transport.policy import SecurityLevel, for_level
 from pqfl_transport.tls.engine import TlsContext
@@ -40,6 +42,32 @@ def test_the_service_renews_its_own_certificate(federation: Federation) -> None:
     assert chain.verifying_key(later.identity.leaf) != chain.verifying_key(first.leaf)
     assert later.own.not_after > first.leaf.not_valid_after_utc
     TlsContext(later)
+
+
+@pytest.mark.parametrize("where", ["certified", "replaced"])
+def test_a_renewal_that_was_killed_loses_no_certificate(
+    federation: Federation, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after it was certified, it gets the same certificate again; killed at the end, it only clears up."""
+    first = OwnIdentity(federation.authority).load().identity
+    then = datetime.now(UTC) + timedelta(days=61)
+    later = OwnIdentity(federation.authority, lambda: then)
+    with monkeypatch.context() as patched:
+        if where == "certified":
+            patched.setattr(service, "replace_together", killed)
+        else:
+            patched.setattr(swapping, "_discard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            later.load()
+    identity = later.load().identity
+    assert identity.leaf != first.leaf
+    entries = federation.authority.ledger.entries(party="spiffe://fed/gateway/enrolment")
+    assert [entry.sha256 for entry in entries] == [sha256_of(first.leaf), sha256_of(identity.leaf)]
+    assert sorted(path.name for path in (later.folder / swapping.STORE).iterdir()) == ["0002", "current"]
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_service_follows_the_issuing_authority(federation: Federation) -> None:

@@ -136,3 +136,14 @@ def test_files_stay_changed_when_the_block_succeeds(tmp_path: Path) -> None:
     with restored_on_failure(path):
         path.write_text("after")
     assert path.read_text() == "after"
+
+
+def test_an_empty_stage_of_a_killed_process_goes(tmp_path: Path) -> None:
+    """One with something in it is a preparation's, which the ledger knows of."""
+    empty, full = tmp_path / ".out.partial-aaaa", tmp_path / ".out.partial-bbbb"
+    empty.mkdir()
+    full.mkdir()
+    (full / "tls.key").write_bytes(b"a key")
+    with staged_folder(tmp_path / "out") as stage:
+        (stage / "file").write_bytes(b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [full.name, "out"]

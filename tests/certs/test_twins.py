@@ -169,7 +169,7 @@ def test_the_issuer_itself_cannot_be_revoked(ca: Authority) -> None:
 
 def rows(ca: Authority, now: datetime = NOW):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """What `pqfl ca list` shows."""
-    return list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), now)
+    return list_rows(ca.ledger.entries(), ca.roster(), ca.ledger.candidates(), now, uses=ca.uses())
 
 
 def test_twins_are_listed_and_their_end_ends_nothing_else(ca: Authority, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pqfl_transport.crypto import armour, mldsa_keys, pkcs8
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError, MessageError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.extensions import find_extension
 from pqfl_transport.pki.passphrases import fixed
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.requests import make_request, open_request
@@ -270,7 +271,7 @@ def revocation_list(federation: pki.Federation, *revoked: Path) -> bytes:
     """A list of the federation's issuing authority."""
     own = pki.federation_signer(federation)
     serials = {chain.load_certificates(path.read_bytes())[0].serial_number: None for path in revoked}
-    identifier = chain.find_extension(own.certificate, x509.SubjectKeyIdentifier)
+    identifier = find_extension(own.certificate, x509.SubjectKeyIdentifier)
     assert identifier is not None
     by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
     signer = classical.Signer(own.certificate, own.key)

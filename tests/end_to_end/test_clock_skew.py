@@ -15,7 +15,7 @@ import pytest
 
 from certs.authority import Authority
 from pqfl.demo.processes import Crew
-from pqfl_transport.errors import CertificateError, ConfigurationError, PeerError
+from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError, PeerError
 from pqfl_transport.joining import Joiner
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.crl_files import load_crls
@@ -23,6 +23,7 @@ from pqfl_transport.pki.profiles import BACKDATE_SECONDS
 from pqfl_transport.pki.revocation import CLOCK_SKEW, Revocations
 from pqfl_transport.tls.config import AllowedPeers, Role, TlsConfig, TlsIdentity
 from pqfl_transport.tls.engine import TlsContext
+from tests.support.commands import good
 from tests.support.enrolment import serving
 from tests.support.pki import HOSTS, Federation, make_federation
 from tests.support.rawtls import shake_hands
@@ -137,6 +138,23 @@ def test_a_site_beyond_five_minutes_is_told_when_it_renews(tmp_path: Path) -> No
             service.renewer(clock=off_by(-SIX)).renew_folder(north)
         assert behind.value.reason == "not_yet_valid"
     assert (north / "tls.pem").read_bytes() == before
+
+
+def test_a_site_beyond_five_minutes_ahead_is_told_when_it_joins(tmp_path: Path) -> None:
+    """Its receiving key would be of a time to come, and no later one taken before that: refused, nothing is spent."""
+    federation = make_old_federation(tmp_path / "fed", datetime.now(UTC) - timedelta(days=1))
+    out = tmp_path / "west"
+    with serving(federation) as service:
+        token = service.token("west")
+        with pytest.raises(MessageError, match=r"clock of spiffe://fed/site/west is 36\d s ahead") as ahead:
+            Joiner(token, service.address, out, clock=off_by(SIX)).join()
+        assert ahead.value.reason == "from_the_future"
+        assert [path.name for path in tmp_path.iterdir()] == ["fed"]
+        # With the clock set right, the same token.
+        Joiner(token, service.address, out).join()
+    federation.authority.sign_roster(federation.authority.plan_roster())
+    good("key", "rotate", "--identity", out)
+    good("ca", "rekey", "--dir", federation.ca, "--statement", out / "receiving-key.json")
 
 
 def start_skewed(crew: Crew, federation: Federation, target: str, minutes: int) -> Running:

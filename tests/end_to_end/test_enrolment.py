@@ -4,14 +4,26 @@ import json
 import signal
 import socket
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from pqfl.demo.processes import Crew, Process
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.errors import MessageError
+from pqfl_transport.hub import Hub
+from pqfl_transport.joining import Joiner
+from pqfl_transport.net.address import Address
+from pqfl_transport.pki.enrolment import JOIN_PATH, Grant, State, join_payload, join_request, open_join_answer
 from pqfl_transport.pki.keystore import load_signing_identity
+from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.tokens import JoinToken
+from pqfl_transport.policy import leaf_algorithm
 from tests.support.commands import good, refused
+from tests.support.enrolment import make_token
 from tests.support.pki import Federation, make_federation
 from tests.support.sidecars import START_SECONDS, Running, echo, plain_server, start, start_server
 
@@ -84,21 +96,69 @@ def test_tokens_are_good_once_in_time_and_for_their_site(federation: Federation,
         good("join", "--token", token, "--hub", address, "--out", tmp_path / "west")
         join = ("join", "--hub", address, "--out", tmp_path / "thief", "--token")
         assert "used already" in refused(*join, token, status=1)
-        short = token_for(federation, "east", "--expires", "1s")
-        ends_at = JoinToken.parse(short).expires_at
-        while time.time() <= ends_at + 1:
-            time.sleep(0.1)
-        assert "expired" in refused(*join, short, status=1)
+        # One that ended a minute ago: the site does not even try it; one whose clock is behind does.
+        over = make_token(federation, "east", seconds=60, now=int(time.time()) - 120)
+        assert "expired" in refused(*join, over.to_text(), status=1)
+        assert reasons_of_refusals(tmp_path / "hub.log") == ["token_used"]
+        behind = Joiner(over, Address.parse(address, "hub"), tmp_path / "thief", clock=an_earlier_clock)
+        with pytest.raises(MessageError, match="expired") as caught:
+            behind.join()
+        assert caught.value.reason == "token_expired"
         replaced, _ = token_for(federation, "south"), token_for(federation, "south")
         assert "no such token" in refused(*join, replaced, status=1)
         # The same federation's name, another root: refused by the site, before it has said anything.
         foreign = token_for(other, "west")
         assert "somebody else" in refused(*join, foreign, status=1)
-    refusals = [json.loads(line) for line in (tmp_path / "hub.log").read_text().splitlines() if line.startswith("{")]
-    assert [line["reason"] for line in refusals if line["event"] == "request_refused"] == [
-        "token_used",
-        "unknown_token",
-    ]
+    assert reasons_of_refusals(tmp_path / "hub.log") == ["token_used", "token_expired", "unknown_token"]
+    assert not (tmp_path / "thief").exists()
+
+
+def an_earlier_clock() -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=100)
+
+
+def reasons_of_refusals(log: Path) -> list[str]:
+    """What a hub has refused, in the order of its log."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [line["reason"] for line in lines if line["event"] == "request_refused"]
+
+
+def test_a_token_is_for_one_name_and_a_request_for_one_connection(federation: Federation, tmp_path: Path) -> None:
+    """A changed client that holds west's token gets nothing for east, and a request that was recorded gets nothing."""
+    with Crew(tmp_path) as crew:
+        _, address = start_hub(crew, federation)
+        token = JoinToken.parse(token_for(federation, "west"))
+        policy = federation.authority.policy
+        hub = Hub.pinned(Address.parse(address, "hub"), token.root_sha256, token.service, policy)
+        keys = [SigningKey.generate(leaf_algorithm(policy)) for _ in range(2)]
+        receiving = ReceivingKey.generate(policy.content_suite.kem).public.to_bytes()
+        west, east = (
+            join_payload(SpiffeId(federation.name, Role.SITE, name), *keys, receiving, made=int(time.time()))
+            for name in ("west", "east")
+        )
+        recorded: list[bytes] = []
+
+        def ask(payload: bytes) -> tuple[State, Grant | None]:
+            def request(binding: bytes) -> bytes:
+                recorded.append(join_request(token, payload, binding))
+                return recorded[-1]
+
+            answer, binding = hub.post(JOIN_PATH, request)
+            return open_join_answer(answer, token.keys, payload, binding)
+
+        assert reason_of(lambda: ask(east)) == "wrong_name"
+        # The token is as good as before; what was recorded of a good request is not.
+        assert ask(west)[0] is State.ISSUED
+        assert reason_of(lambda: hub.post(JOIN_PATH, lambda _: recorded[-1])) == "bad_mac"
+        assert reason_of(lambda: hub.post(JOIN_PATH, lambda _: recorded[0])) == "bad_mac"
+    assert reasons_of_refusals(tmp_path / "hub.log") == ["wrong_name", "bad_mac", "bad_mac"]
+    assert federation.authority.ledger.entries(party=federation.site_uri("east")) == ()
+
+
+def reason_of(action: Callable[[], object]) -> str:
+    with pytest.raises(MessageError) as caught:
+        action()
+    return caught.value.reason
 
 
 def test_a_gateway_posing_as_the_enrolment_service_hears_nothing(federation: Federation, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pqfl.demo.processes import Crew
 from pqfl_transport.errors import MessageError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.extensions import find_extension
 from tests.support.commands import good
 from tests.support.pki import Federation, make_federation
 from tests.support.scripts import run_script
@@ -78,7 +79,7 @@ def said(connection: socket.socket, text: bytes) -> None:
 
 def issuer(folder: Path) -> str:
     (leaf,) = chain.load_certificates((folder / "tls.pem").read_bytes())
-    identifier = chain.find_extension(leaf, chain.x509.AuthorityKeyIdentifier)
+    identifier = find_extension(leaf, chain.x509.AuthorityKeyIdentifier)
     assert identifier is not None
     assert identifier.key_identifier is not None
     return identifier.key_identifier.hex()
@@ -108,17 +109,21 @@ def test_issuing_authority_and_root_are_replaced_under_traffic(
                     said(fresh, b"a new connection")
             still_needed = run_script(SCRIPT, "retire", federation.ca, tmp_path / "out")
             assert still_needed.returncode == 2
-            assert "renew it first" in still_needed.stderr
+            assert "bank-a (client)" in still_needed.stderr
             for folder in parties(federation):
                 good("renew", "--identity", folder, "--hub", hub)
             rehearsal.reload()
+            # The service certifies itself anew once a minute, and at once when it is told.
+            psutil.Process(service.pid).send_signal(signal.SIGHUP)
+            service.wait_for(lambda line: line.get("event") == "reload", START_SECONDS)
             with sidecar.connect() as renewed:
                 said(renewed, b"renewed")
                 said(lasting, b"still here")
-                behind = run_script(SCRIPT, "retire", federation.ca, tmp_path / "out", "force")
+                behind = run_script(SCRIPT, "retire", federation.ca, tmp_path / "out")
                 assert "sign the next one first" in behind.stderr
                 rehearsal.step("sign")
-                rehearsal.step("retire", "force")
+                # Nobody has to be forced: whoever has renewed does not hold the former authority.
+                rehearsal.step("retire")
                 said(renewed, b"after")
                 # Let in on the word of an authority that nobody trusts any more.
                 with pytest.raises(ConnectionError):

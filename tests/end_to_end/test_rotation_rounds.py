@@ -111,11 +111,11 @@ def test_rounds_go_on_through_both_rotations(tmp_path: Path) -> None:
         def the_former_one_goes() -> None:
             scene.renew()
             # The roster names certificates of the former one, and whoever trusts it no more could not ask about them.
-            assert "the roster" in refused("ca", "retire", "--dir", ca, "--force")
+            assert "the roster" in refused("ca", "retire", "--dir", ca)
             good("ca", "roster", "sign", "--dir", ca, "--yes")
             scene.give("roster.json")
             scene.tell("roster")
-            good("ca", "retire", "--dir", ca, "--force")
+            good("ca", "retire", "--dir", ca)
             good("ca", "crl", "--dir", ca)
             scene.give("ca.pem", "crl.pem")
             scene.tell("authorities", "revocations")
@@ -130,7 +130,7 @@ def test_rounds_go_on_through_both_rotations(tmp_path: Path) -> None:
             scene.tell("roster")
 
         def the_former_root_goes() -> None:
-            good("ca", "retire", "--dir", ca, "--force")
+            good("ca", "retire", "--dir", ca)
             scene.give("ca.pem")
             scene.tell("authorities")
 

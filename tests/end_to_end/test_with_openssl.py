@@ -19,6 +19,8 @@ from pqfl_transport.crypto.contexts import Context
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError
 from pqfl_transport.pki import chain, keystore
+from pqfl_transport.pki.builders import constraints_of
+from pqfl_transport.pki.extensions import find_extension
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.policy import SecurityLevel, for_level, leaf_algorithm
@@ -115,6 +117,42 @@ def test_our_verifier_takes_every_certificate(ring: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "hosts", [(), ("example.org",), ("10.0.0.0/9",), ("example.org", "192.0.2.128/25", "2001:db8::/33")]
+)
+def test_it_permits_what_pqfl_ca_would_have_permitted(openssl: str, hosts: tuple[str, ...], tmp_path: Path) -> None:
+    """Name constraints of root and issuing authority are the same bytes, whatever hosts they are told."""
+    options = [word for one in hosts for word in ("--hosts", one)]
+    good(*options, "init", tmp_path / "ca", "fed", openssl=openssl)
+    for name, expected in (
+        ("root", constraints_of("fed")),
+        ("issuing", constraints_of("fed", hosts=hosts or None, directory=True)),
+    ):
+        assert find_extension(certificate(tmp_path / "ca" / f"{name}.pem"), x509.NameConstraints) == expected
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "",
+        "10.0.0.0",
+        "10.0.0.0/",
+        "EXAMPLE.org",
+        "a b",
+        "a,b",
+        "a/b",
+        "::1",
+        "10.0.0.0/8/8",
+        "10.0.0.1/8",
+        "2001:db8::1/32",
+    ],
+)
+def test_what_is_neither_a_domain_nor_a_network_is_refused(openssl: str, hosts: str, tmp_path: Path) -> None:
+    """Before anything is made, or with nothing left of it."""
+    assert "--hosts" in refused("--hosts", hosts, "init", tmp_path / "ca", "fed", openssl=openssl)
+    assert not (tmp_path / "ca").exists()
+
+
 def test_they_are_what_pqfl_ca_would_have_made(ring: Path, tmp_path: Path) -> None:
     """Names, algorithms, extensions and whether critical, key identifiers, validity: as from our own authority."""
     ours = make_federation(tmp_path, federation="ring", level=level(ring), sites=("bank-a",))
@@ -131,11 +169,11 @@ def test_they_are_what_pqfl_ca_would_have_made(ring: Path, tmp_path: Path) -> No
         assert abs(validity(theirs) - validity(own)) < timedelta(seconds=5)
         assert theirs.serial_number.bit_length() > 100
         raw = theirs.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        identifier = chain.find_extension(theirs, x509.SubjectKeyIdentifier)
+        identifier = find_extension(theirs, x509.SubjectKeyIdentifier)
         assert identifier is not None
         assert identifier.digest == hashlib.sha256(raw).digest()[:20]
-    issuing = chain.find_extension(certificate(ring / "ca" / "issuing.pem"), x509.SubjectKeyIdentifier)
-    by = chain.find_extension(certificate(ring / "gateway" / "tls.pem"), x509.AuthorityKeyIdentifier)
+    issuing = find_extension(certificate(ring / "ca" / "issuing.pem"), x509.SubjectKeyIdentifier)
+    by = find_extension(certificate(ring / "gateway" / "tls.pem"), x509.AuthorityKeyIdentifier)
     assert issuing is not None
     assert by is not None
     assert (by.key_identifier, by.authority_cert_issuer) == (issuing.digest, None)

@@ -39,11 +39,21 @@ from pqfl_transport.extrakeys.config import load_keys_config
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.advisory import open_advisory, sign_advisory
+from pqfl_transport.pki.constraints import permitted_federations
 from pqfl_transport.pki.documents import DocumentKind, open_document
-from pqfl_transport.pki.profiles import Usage
+from pqfl_transport.pki.profiles import PROFILES, Usage
+from pqfl_transport.pki.requests import make_request, open_request, open_twin_request
 from pqfl_transport.pki.revocation import open_crls
 from pqfl_transport.pki.roster import open_roster, sign_roster
 from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.twin_renewal import (
+    TwinGrant,
+    make_twin_renewal,
+    open_twin_answer,
+    open_twin_renewal,
+    twin_answer,
+)
+from pqfl_transport.pki.twins import create_classical, generate_key, is_twin_of, issue_twin, with_issuers
 from pqfl_transport.policy import POLICIES, Advisory, Verdict, Withdrawal, for_level, tighten
 from pqfl_transport.policy.files import parse_policy
 from pqfl_transport.tls.allowed import AllowedPeers
@@ -58,6 +68,7 @@ _KEY = SigningKey.from_seed("ML-DSA-65", bytes(range(32)))
 _TRUSTING = trusting(_KEY)
 _NOW = datetime(2027, 1, 1, tzinfo=UTC)
 _NONCE = "ab" * 16
+_BINDING = b"b" * 32
 NORTH = "spiffe://fed/site/north"
 # In memory where the system has such a folder: a file is written for every input.
 _MEMORY = Path("/dev/shm")  # noqa: S108 -- the folder below it is new and this process's own
@@ -193,7 +204,7 @@ def certificate(data: bytes) -> None:
         lambda one: _verifier().verify(one, usage=Usage.CLIENT, now=_NOW),
         lambda one: chain.require_usage(one, Usage.SIGNING),
         chain.spiffe_id,
-        chain.permitted_federations,
+        permitted_federations,
     ):
         try:
             judge(leaf)
@@ -201,6 +212,46 @@ def certificate(data: bytes) -> None:
             continue
     facts = read_certificate(leaf)
     AllowedPeers(uris=("spiffe://fed/site/*",), dns=("*.example",), cns=("a*b",)).check(facts, federation="fed")
+
+
+_PARTY = SpiffeId.parse(NORTH)
+
+
+def _certification_requests() -> Iterator[bytes]:
+    yield make_request(_PARTY, _KEY)
+    yield make_request(_PARTY, generate_key())
+
+
+@target(_certification_requests, max_bytes=8192)
+def certification_request(data: bytes) -> None:
+    """Gives a key or is refused, and no request is good for both kinds of keys."""
+    kinds = 0
+    for opened in (open_request, open_twin_request):
+        with contextlib.suppress(PqflError):
+            opened(data, _PARTY, "request")
+            kinds += 1
+    assert kinds <= 1
+
+
+def _twin_renewals() -> Iterator[bytes]:
+    issuer, key = create_classical("fed", now=_NOW), generate_key()
+    twin = issue_twin(issuer, PROFILES["site"], _PARTY, key.public_key(), now=_NOW, seconds=3600)
+    tls = chain.load_certificates((federation().site("north") / "tls.pem").read_bytes())[0]
+    tls_key = keystore.load_signing_key(federation().site("north") / "tls.key")
+    yield make_twin_renewal(_PARTY, _BINDING, tls, tls_key, twin, key)
+    yield twin_answer(TwinGrant(twin, (issuer.certificate,)))
+
+
+@target(_twin_renewals, max_bytes=32768)
+def twin_renewal(data: bytes) -> None:
+    """What a party asks for its twin and what it is answered; what is verified is all of that one party."""
+    with contextlib.suppress(PqflError):
+        found = open_twin_renewal(data, _BINDING)
+        assert chain.spiffe_id(found.tls) == chain.spiffe_id(found.twin) == found.party
+    grant = open_twin_answer(data)
+    assert open_twin_answer(twin_answer(grant)) == grant
+    is_twin_of(_PARTY, grant.twin, grant.anchors)
+    with_issuers(grant.anchors, grant.anchors, _PARTY.federation)
 
 
 @cache

@@ -14,7 +14,7 @@ from pqfl_transport.tls.config import Role
 from pqfl_transport.tls.engine import TlsContext
 from tests.pqfl_transport.policy.test_files import GOOD
 from tests.support.advisories import publish
-from tests.support.pki import Federation, make_federation
+from tests.support.pki import Federation, make_federation, publish_roster
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,36 @@ def test_advisories_never_go_back_whatever_else_is_broken(federation: Federation
     path.write_bytes(third)
     with pytest.raises(MessageError, match="older than number 4"):
         source.read_again()
+
+
+def test_a_roster_never_goes_back_not_over_a_restart_either(federation: Federation, tmp_path: Path) -> None:
+    """Another source is what a restart makes; the number is kept beside the file or where one is told."""
+    path = publish_roster(federation, tmp_path / "roster.json", number=8)
+    said = words(federation, mode="http", profile="aggregator", roster=path)
+    source = source_of(Role.SERVER, said, None)
+    assert source.config.listeners[0].http.roster is source.read_again().listeners[0].http.roster
+    publish_roster(federation, path, number=7)
+    for read in (source.read_again, lambda: source_of(Role.SERVER, said, None)):
+        with pytest.raises(MessageError, match="number 7 is older than number 8") as caught:
+            read()
+        assert caught.value.reason == "stale_roster"
+    source_of(Role.SERVER, said | {"roster-state": tmp_path / "state"}, None)
+    assert (tmp_path / "state").exists()
+
+
+def test_what_is_wrong_with_the_roster_names_the_flag(federation: Federation, tmp_path: Path) -> None:
+    """The file, or the place where its number has to be kept."""
+    path = publish_roster(federation, tmp_path / "roster.json")
+    said = words(federation, mode="http", profile="aggregator", roster=path)
+    for more, named in (
+        ({"roster": tmp_path / "none"}, "--roster: .*no such file"),
+        ({"roster-state": tmp_path / "no" / "state"}, "--roster-state: .*cannot remember which roster was seen"),
+    ):
+        with pytest.raises(ConfigurationError, match=named):
+            source_of(Role.SERVER, said | more, None)
+    del said["roster"]
+    with pytest.raises(ConfigurationError, match="--roster-state needs --roster"):
+        source_of(Role.SERVER, said | {"roster-state": tmp_path / "state"}, None)
 
 
 def test_an_advisory_that_leaves_nothing_is_a_refusal_by_policy(federation: Federation, tmp_path: Path) -> None:

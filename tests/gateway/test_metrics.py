@@ -39,3 +39,17 @@ def test_a_listener_keeps_its_counters() -> None:
     metrics.listener("main", "server").failures["expired"] += 1
     metrics.listener("main", "server").failures["expired"] += 1
     assert metrics.snapshot()["listeners"]["main"]["handshake_failures"] == {"expired": 2}
+
+
+def test_who_comes_classically_is_known_by_name_and_time() -> None:
+    """A peer that came over to post-quantum TLS keeps the time of its last classical handshake, and that alone."""
+    now = [1_000.7]
+    metrics = Metrics(clock=lambda: now[0])
+    listener = metrics.listener("main", "server")
+    metrics.handshake(listener, peer(post_quantum=False), 0.5).opened(post_quantum=False)
+    now[0] = 2_000.0
+    totals = metrics.handshake(listener, peer(), 0.5)
+    totals.opened(post_quantum=True)
+    assert (totals.classical_at, totals.classical_open, totals.connections_open) == (1_000, 1, 2)
+    totals.closed(post_quantum=False)
+    assert (totals.classical_at, totals.classical_open, totals.connections_open) == (1_000, 0, 1)

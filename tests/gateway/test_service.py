@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -201,12 +202,12 @@ def test_a_reload_takes_effect_for_new_and_open_connections(federation: Federati
         reader, writer = await scene.connect()
         writer.write(b"1")
         await asyncio.wait_for(reader.readexactly(1), 20)
-        assert scene.sidecar.reload().result == "ok"
+        assert (await scene.sidecar.reload()).result == "ok"
         assert (await scene.lines.wait_for("connection"))["reason"] == "not_allowed"
         with pytest.raises(OSError, match="not_allowed"):
             await scene.round_trip()
         writer.close()
-        assert scene.sidecar.reload().result == "unchanged"
+        assert (await scene.sidecar.reload()).result == "unchanged"
 
     play(federation, use, read_again=without_the_site)
 
@@ -224,12 +225,57 @@ def test_what_needs_a_restart_changes_nothing(
     """A listener that moved or has another name is said, and everything goes on as it was."""
 
     async def use(scene: Scene) -> None:
-        reloaded = scene.sidecar.reload()
+        reloaded = await scene.sidecar.reload()
         assert (reloaded.result, "restart" in reloaded.detail) == ("failed", True)
         assert await scene.round_trip() == b"word"
         assert (await scene.sidecar.snapshot())["reloads"] == {"failed": 1}
 
     play(federation, use, read_again=lambda config: ServiceConfig((change(config.listeners[0]),)))
+
+
+def test_connections_go_on_while_files_are_read(federation: Federation) -> None:
+    """However long a large roster takes, handshakes and bytes pass meanwhile; a second reload waits its turn."""
+    go_on, running, most = threading.Event(), [0], [0]
+
+    def slow(config: ServiceConfig) -> ServiceConfig:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        assert go_on.wait(20)
+        running[0] -= 1
+        return config
+
+    async def use(scene: Scene) -> None:
+        reloads = [asyncio.create_task(scene.sidecar.reload()) for _ in range(2)]
+        try:
+            assert await scene.round_trip() == b"word"
+            assert not any(reload.done() for reload in reloads)
+        finally:
+            go_on.set()
+        assert [(await reload).result for reload in reloads] == ["unchanged", "unchanged"]
+        assert most == [1]
+
+    play(federation, use, read_again=slow)
+
+
+def test_an_advisory_that_has_its_day_while_files_are_read_counts(federation: Federation) -> None:
+    """What was read under the policy of before is taken on under that of now."""
+    ahead = [0.0]
+    announced = advise(
+        for_level("high"), advisory(["X25519MLKEM768"], not_before=time.time() + 500, seconds=5000), time.time()
+    )
+
+    def slow(config: ServiceConfig) -> ServiceConfig:
+        ahead[0] = 1000
+        return replace(config, listeners=(replace(config.listeners[0], close_timeout_seconds=2.0),))
+
+    async def use(scene: Scene) -> None:
+        assert (await scene.sidecar.reload()).result == "ok"
+        assert scene.sidecar.config.listeners[0].tls.policy.name == "high-2026+advisory-1"
+
+    play(
+        federation, use, read_again=slow, clock=lambda: time.time() + ahead[0],
+        tls=tls(federation, policy=announced.policy), advised=announced,
+    )  # fmt: skip
 
 
 def test_a_broken_reload_keeps_the_former_configuration(federation: Federation) -> None:
@@ -239,7 +285,7 @@ def test_a_broken_reload_keeps_the_former_configuration(federation: Federation) 
         raise ConfigurationError("ca.pem: holds no certificate", reason="malformed")
 
     async def use(scene: Scene) -> None:
-        assert scene.sidecar.reload().result == "failed"
+        assert (await scene.sidecar.reload()).result == "failed"
         assert (await scene.lines.wait_for("reload"))["detail"] == "ca.pem: holds no certificate"
         assert await scene.round_trip() == b"word"
 
@@ -276,7 +322,7 @@ def test_an_advisory_closes_what_rests_on_the_fallen_and_refuses_it(federation: 
         reader, writer = await scene.connect()
         writer.write(b"1")
         await asyncio.wait_for(reader.readexactly(1), 20)
-        assert scene.sidecar.reload().result == "ok"
+        assert (await scene.sidecar.reload()).result == "ok"
         said = await scene.lines.wait_for("policy")
         assert (said["old"], said["new"]) == ("high-2026", "high-2026+advisory-1")
         assert "X25519MLKEM768 is broken: a paper" in said["why"]
@@ -298,7 +344,7 @@ def test_what_an_advisory_leaves_alone_goes_on(federation: Federation) -> None:
 
     async def use(scene: Scene) -> None:
         reader, writer = await scene.connect()
-        assert scene.sidecar.reload().result == "ok"
+        assert (await scene.sidecar.reload()).result == "ok"
         writer.write(b"still")
         assert await asyncio.wait_for(reader.readexactly(5), 20) == b"still"
         writer.close()
@@ -318,7 +364,8 @@ def test_a_handshake_that_was_begun_before_is_judged_by_what_holds_at_its_end(fe
             engine = begun(host)
             engines.append(engine)
             if len(engines) == 1:
-                assert scene.sidecar.reload().result == "ok"
+                config = advised_listener(federation, scene.sidecar.config, "X25519MLKEM768")
+                running.reconfigure(running.prepare(config.listeners[0]))
             return engine
 
         running.new_engine = reload_in_the_middle  # type: ignore[method-assign]
@@ -329,7 +376,7 @@ def test_a_handshake_that_was_begun_before_is_judged_by_what_holds_at_its_end(fe
         writer.close()
         assert await scene.round_trip() == b"word"
 
-    play(federation, use, read_again=lambda config: advised_listener(federation, config, "X25519MLKEM768"))
+    play(federation, use)
 
 
 def test_an_advisory_that_leaves_nothing_suspends_until_there_is_something(federation: Federation) -> None:
@@ -346,7 +393,7 @@ def test_an_advisory_that_leaves_nothing_suspends_until_there_is_something(feder
         reader, writer = await scene.connect()
         writer.write(b"1")
         await asyncio.wait_for(reader.readexactly(1), 20)
-        assert scene.sidecar.reload().result == "failed"
+        assert (await scene.sidecar.reload()).result == "failed"
         said = await scene.lines.wait_for("policy")
         assert (said["old"], said["new"], said["why"]) == ("high-2026", "none", "advisory 2 withdraws ML-DSA-65")
         assert (await scene.lines.wait_for("connection"))["reason"] == "withdrawn"
@@ -355,7 +402,7 @@ def test_an_advisory_that_leaves_nothing_suspends_until_there_is_something(feder
             await scene.round_trip()
         assert (await scene.lines.wait_for("refusal"))["reason"] == "withdrawn"
         assert (await scene.sidecar.snapshot())["suspended"] == "advisory 2 withdraws ML-DSA-65"
-        assert scene.sidecar.reload().result == "ok"
+        assert (await scene.sidecar.reload()).result == "ok"
         assert await scene.round_trip() == b"word"
         assert "suspended" not in await scene.sidecar.snapshot()
 
@@ -373,7 +420,7 @@ def test_a_withdrawal_takes_effect_on_its_day_although_files_are_broken(federati
         reader, writer = await scene.connect()
         writer.write(b"1")
         await asyncio.wait_for(reader.readexactly(1), 20)
-        assert scene.sidecar.reload().result == "failed"
+        assert (await scene.sidecar.reload()).result == "failed"
         ahead[0] = 1000
         assert (await scene.lines.wait_for("policy"))["new"] == "high-2026+advisory-1"
         assert (await scene.lines.wait_for("connection"))["reason"] == "withdrawn"
@@ -400,7 +447,7 @@ def test_what_ends_soon_is_said_in_time_and_once(federation: Federation) -> None
         line = await scene.lines.wait_for("certificate_expiring")
         assert (line["name"], line["algorithm"]) == (federation.gateway_uri, "ML-DSA-65")
         assert line["days_left"] == pytest.approx(1, abs=0.1)
-        scene.sidecar.reload()
+        await scene.sidecar.reload()
         await scene.lines.wait_for("certificate_expiring", 2)
 
     def changed(config: ServiceConfig) -> ServiceConfig:

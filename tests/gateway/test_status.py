@@ -6,11 +6,14 @@ from typing import Any
 
 import aiohttp
 
+from gateway.exposition import merge, prometheus
+from gateway.metrics import Metrics
 from gateway.status import is_ready, serve_status, summarise
 from pqfl_transport.errors import TransportError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.listening import listen
 from tests.gateway.test_exposition import snapshot
+from tests.support.peers import certified, peer
 
 Answers = dict[str, tuple[int, str]]
 
@@ -78,3 +81,24 @@ def test_a_suspended_service_is_not_ready_and_says_why() -> None:
     assert found["/readyz"] == (503, "advisory 7 withdraws ML-DSA-65\n")
     assert found["/_status"][0] == 503
     assert found["/healthz"][0] == 200
+
+
+def test_who_is_classical_still_is_named() -> None:
+    """The last one first; who never was is not there, and of two workers the later time counts."""
+    found = []
+    for moment in (60, 120):
+        metrics = Metrics(clock=lambda moment=moment: moment)
+        listener = metrics.listener("main", "server")
+        metrics.handshake(listener, peer("spiffe://fed/site/new"), 0.5)
+        old = peer(certified=certified(None, name="old.example"), post_quantum=False)
+        metrics.handshake(listener, old, 0.5).opened(post_quantum=False)
+        found.append(snapshot() | {"peers": metrics.snapshot()["peers"]})
+    found[0]["peers"]["gone.example"] = found[0]["peers"]["old.example"] | {"classical_open": 0}
+    merged = merge(found)
+    assert summarise(merged)["classical_peers"] == {
+        "old.example": {"last_handshake": "1970-01-01T00:02:00Z", "connections_open": 2},
+        "gone.example": {"last_handshake": "1970-01-01T00:01:00Z", "connections_open": 0},
+    }
+    page = prometheus(merged)
+    assert 'pqfl_peer_classical_handshake_timestamp_seconds{peer="old.example"} 120' in page
+    assert 'pqfl_peer_classical_handshake_timestamp_seconds{peer="spiffe://fed/site/new"}' not in page

@@ -126,7 +126,7 @@ func examineCertificate(der []byte, anchors []*x509.Certificate) (found, error) 
 	if err != nil {
 		return found{}, err
 	}
-	name, err := verifyPath(leaf, anchors, 0)
+	name, err := verifyPath(leaf, anchors, nil)
 	if err != nil {
 		return found{}, err
 	}
@@ -146,9 +146,12 @@ func examineCertificate(der []byte, anchors []*x509.Certificate) (found, error) 
 
 // verifyPath climbs to a self-signed anchor, so that every signature is verified, the anchor's own as well (RFC 5280,
 // section 6), and returns by which algorithm the lowest certificate is signed.
-func verifyPath(certificate *x509.Certificate, anchors []*x509.Certificate, authoritiesBelow int) (string, error) {
-	if len(certificate.UnhandledCriticalExtensions) > 0 {
-		return "", errors.New("a critical extension is not understood")
+func verifyPath(certificate *x509.Certificate, anchors, descendants []*x509.Certificate) (string, error) {
+	for _, unhandled := range certificate.UnhandledCriticalExtensions {
+		// Go leaves name constraints on directory names to whoever calls it: permits does all of them.
+		if !unhandled.Equal(nameConstraints) {
+			return "", errors.New("a critical extension is not understood")
+		}
 	}
 	if now := time.Now(); now.Before(certificate.NotBefore) || now.After(certificate.NotAfter) {
 		return "", errors.New("not valid now")
@@ -165,15 +168,16 @@ func verifyPath(certificate *x509.Certificate, anchors []*x509.Certificate, auth
 	if bytes.Equal(issuer.Raw, certificate.Raw) {
 		return name, nil
 	}
-	if !issuer.IsCA || issuer.KeyUsage&x509.KeyUsageCertSign == 0 || authoritiesBelow > issuer.MaxPathLen {
+	if !issuer.IsCA || issuer.KeyUsage&x509.KeyUsageCertSign == 0 || len(descendants) > issuer.MaxPathLen {
 		return "", errors.New("its issuer may not sign it")
 	}
-	for _, uri := range certificate.URIs {
-		if len(issuer.PermittedURIDomains) != 1 || issuer.PermittedURIDomains[0] != uri.Host {
-			return "", errors.New("its issuer may not name " + uri.String())
+	// What is constrained at any step above holds for everything below it.
+	for _, below := range append(descendants, certificate) {
+		if err := permits(issuer, below); err != nil {
+			return "", err
 		}
 	}
-	_, err = verifyPath(issuer, anchors, authoritiesBelow+1)
+	_, err = verifyPath(issuer, anchors, append(descendants, certificate))
 	return name, err
 }
 

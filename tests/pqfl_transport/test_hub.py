@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from pqfl_transport.errors import CertificateError, MessageError, PeerError, Tra
 from pqfl_transport.hub import Hub
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki.keystore import load_anchors, root_keys
-from pqfl_transport.pki.roster import open_roster
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, open_roster
 from pqfl_transport.pki.spiffe import Role as Party
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.tokens import service_id
@@ -78,12 +79,23 @@ def test_a_closed_port_is_the_networks_fault(federation: Federation) -> None:
 
 
 def test_an_answer_has_a_limit(federation: Federation) -> None:
-    """More bytes than were asked for are not taken."""
+    """More bytes than were asked for are not taken, and an answer that says so itself is not read at all."""
+    good = federation.roster.read_bytes()
     with serving(federation) as service:
         hub = Hub.known(service.address, identity(federation.site("north")), SERVICE, federation.authority.policy)
         with pytest.raises(TransportError) as caught:
             hub.get("/v1/ca", max_bytes=100)
+        assert caught.value.reason == "too_large"
+        with (federation.ca / "roster.json").open("r+b") as roster:
+            roster.truncate(MAX_ROSTER_BYTES + 1)
+        tracemalloc.start()
+        with pytest.raises(TransportError) as caught:
+            hub.get("/v1/roster", max_bytes=MAX_ROSTER_BYTES)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        federation.roster.write_bytes(good)
     assert caught.value.reason == "too_large"
+    assert peak_bytes < 16 << 20
 
 
 def test_the_address_may_be_a_name(federation: Federation) -> None:

@@ -14,7 +14,8 @@ from pqfl_transport.tls.config import Role as End
 from tests.support.enrolment import make_token, serving
 from tests.support.pki import Federation, make_federation, other_authority
 
-FILES = {"tls.pem", "tls.key", "ca.pem", "signing.pem", "signing.key", "receiving.pub", "receiving.key", "sidecar.toml"}
+FILES = {"tls.pem", "tls.key", "ca.pem", "signing.pem", "signing.key", "receiving.pub", "receiving.key", "sidecar.toml",
+         "roster.json"}  # fmt: skip
 
 
 @pytest.fixture
@@ -109,6 +110,58 @@ def test_an_interrupted_join_goes_on(federation: Federation, tmp_path: Path, mon
         assert service.reports.names().count("joined") == 1
     assert keystore.load_certificate(out / "tls.pem") == joined.tls
     assert left_over(out) == []
+
+
+def test_a_join_that_was_cut_off_at_its_very_end_goes_on(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the folder is there and its request still is, the same command finishes it; another token harms nothing."""
+    out = tmp_path / "west"
+    with serving(federation) as service:
+        joiner, other = service.joiner(service.token("west"), out), service.joiner(service.token("east"), out)
+        with monkeypatch.context() as patched:
+            # The last step: the request is removed.
+            patched.setattr(joining.Joiner, "_forget_request", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                joiner.join()
+        assert (out / "request.json").exists()
+        keys = [(out / name).read_bytes() for name in ("tls.key", "signing.key", "receiving.key")]
+        with pytest.raises(MessageError) as caught:
+            other.join()
+        assert caught.value.reason == "wrong_name"
+        joined = joiner.join()
+        assert [(out / name).read_bytes() for name in ("tls.key", "signing.key", "receiving.key")] == keys
+        with pytest.raises(ConfigurationError) as done:
+            joiner.join()
+        assert done.value.reason == "exists"
+        assert service.reports.names().count("joined") == 1
+    assert {path.name for path in out.iterdir()} == FILES
+    assert joined.roster is not None
+
+
+def test_what_earlier_attempts_left_goes_with_the_last(federation: Federation, tmp_path: Path) -> None:
+    """Torn keys are not taken along, and the keys of an attempt with another token are removed."""
+    out = tmp_path / "west"
+    with serving(federation) as service:
+        abandoned = service.joiner(service.token("west"), out)
+        abandoned._stage.mkdir()
+        (abandoned._stage / "tls.key").write_bytes(b"a key")
+        joiner = service.joiner(service.token("west"), out)
+        joiner._stage.mkdir()
+        (joiner._stage / ".tls.key.12345678.part").write_bytes(b"half a key")
+        joiner.join()
+    assert {path.name for path in out.iterdir()} == FILES
+    assert left_over(out) == []
+
+
+def test_joining_does_not_depend_on_a_roster(federation: Federation, tmp_path: Path) -> None:
+    """Where there is none, or none that the root has signed, the folder lacks it and the reason is said."""
+    with serving(federation) as service:
+        federation.roster.write_bytes(federation.roster.read_bytes().replace(b"fed", b"def"))
+        joined = service.joiner(service.token("west"), tmp_path / "west").join()
+    assert joined.roster is None
+    assert joined.no_roster_because
+    assert {path.name for path in (tmp_path / "west").iterdir()} == FILES - {"roster.json"}
 
 
 def _interrupt(*_: object) -> None:

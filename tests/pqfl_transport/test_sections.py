@@ -57,6 +57,25 @@ def test_what_a_section_refuses(tmp_path: Path, text: str, ask: Callable[[Sectio
         ask(section(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", ()), ('key = "a"', ("a",)), ('key = ["a"]', ("a",)), ('key = ["a", "b"]', ("a", "b"))]
+)
+def test_one_or_several(tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:
+    """A list of one is the same as the one."""
+    found = section(tmp_path, text)
+    assert found.text_or_texts("key") == expected
+    found.finish()
+
+
+@pytest.mark.parametrize(
+    "text", ["key = 1", 'key = ""', "key = []", 'key = ["a", "a"]', 'key = ["a", 1]', 'key = [""]']
+)
+def test_neither_one_nor_several(tmp_path: Path, text: str) -> None:
+    """Each is said with the file and the key."""
+    with pytest.raises(ConfigurationError, match=r"part\.key"):
+        section(tmp_path, text).text_or_texts("key")
+
+
 def test_sections_by_name_and_in_a_row(tmp_path: Path) -> None:
     """``[part.NAME]`` and ``[[part]]`` are both lists of sections, which errors can name."""
     path = tmp_path / "some.toml"

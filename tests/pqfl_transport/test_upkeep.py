@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -32,7 +33,10 @@ def federation(tmp_path: Path) -> Federation:
 
 
 def upkeep(
-    federation: Federation, crl_path: Path | None = None, url: str | None = None, stale: str = "refuse"
+    federation: Federation,
+    crl_path: Path | None = None,
+    url: str | Sequence[str] | None = None,
+    stale: str = "refuse",
 ) -> Upkeep:
     folder = federation.site("bank-a")
     trust = Trust.load(federation.ca_pem)
@@ -117,10 +121,10 @@ def test_a_stale_list_is_a_matter_of_policy(federation: Federation, tmp_path: Pa
 
 
 def test_lists_are_fetched_when_that_is_due(federation: Federation, tmp_path: Path) -> None:
-    """Once in a while and not for every question; without any there is no round."""
+    """Once in a while and not for every question, from the first source that is up; without any there is no round."""
     path = tmp_path / "crl.pem"
     with serving(b"garbage") as source:
-        found = upkeep(federation, path, source.url)
+        found = upkeep(federation, path, ("http://127.0.0.1:1/v1/crl", source.url))
         with pytest.raises(TransportError, match="none could be fetched"):
             asyncio.run(found.fetch())
         assert reason(found) == "missing"
@@ -138,6 +142,8 @@ def test_mistakes_are_said_at_once(federation: Federation, tmp_path: Path) -> No
     for path, url, stale, named in (
         (None, "https://h/x", "refuse", "crl_url needs crl_path"),
         (tmp_path / "a", "gopher://h", "refuse", "crl_url 'gopher://h'"),
+        (tmp_path / "a", ("https://h/x", "gopher://h"), "refuse", "crl_url 'gopher://h'"),
+        (None, ("https://h/x",), "refuse", "crl_url needs crl_path"),
         (tmp_path / "a", None, "maybe", "crl_stale 'maybe'"),
     ):
         with pytest.raises(ConfigurationError, match=named):

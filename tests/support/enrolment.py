@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from certs.accepting import AcceptLimits, Acceptor
 from certs.app import make_app
 from certs.enrolling import Desk
 from certs.enrolments import Enrolments
@@ -41,15 +42,18 @@ def root_sha256(federation: Federation) -> bytes:
 
 
 def make_token(
-    federation: Federation, name: str, *, seconds: int = 3600, by_hand: bool = False, now: int | None = None
-) -> JoinToken:
+    federation: Federation, name: str, *, seconds: int = 3600, by_hand: bool = False, reissue: bool = False,
+    now: int | None = None,
+) -> JoinToken:  # fmt: skip
     """Make a token and let the authority remember it."""
     now = int(datetime.now(UTC).timestamp()) if now is None else now
     party = SpiffeId(federation.name, Role.SITE, name)
     token = JoinToken.make(
         level=federation.authority.level, root_sha256=root_sha256(federation), party=party, expires_at=now + seconds
     )
-    Enrolments(federation.ca).add(token.keys, party, now=now, expires_at=token.expires_at, by_hand=by_hand)
+    Enrolments(federation.ca).add(
+        token.keys, party, now=now, expires_at=token.expires_at, by_hand=by_hand, reissue=reissue
+    )
     return token
 
 
@@ -93,8 +97,10 @@ class Service:
 
 @contextmanager
 def serving(
-    federation: Federation, *, tls: TlsConfig | None = None, requests_per_minute: int = 10_000, **options: Any
-) -> Iterator[Service]:
+    federation: Federation, *, tls: TlsConfig | None = None, requests_per_minute: int = 10_000,
+    limits: AcceptLimits = AcceptLimits(),  # noqa: B008 -- frozen
+    **options: Any,
+) -> Iterator[Service]:  # fmt: skip
     """Serve until the block ends. ``tls`` makes it somebody else's service; ``options`` are the desk's."""
     reports, requests = Reports(), []  # type: ignore[var-annotated]
     desk = Desk(federation.authority, Enrolments(federation.ca), reports, **options)
@@ -108,19 +114,22 @@ def serving(
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    async def start() -> web.AppRunner:
+    async def start() -> tuple[web.AppRunner, Acceptor]:
         app = make_app(desk, requests_per_minute=requests_per_minute)
         app.middlewares.insert(0, recording)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        await web.SockSite(runner, listener, ssl_context=PostQuantumContext(config)).start()
-        return runner
+        assert runner.server is not None
+        acceptor = Acceptor(listener, PostQuantumContext(config), runner.server, reports, limits)
+        acceptor.start()
+        return runner, acceptor
 
     def run() -> None:
         asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
+        runner, acceptor = loop.run_until_complete(start())
         loop.call_soon(ready.set)
         loop.run_forever()
+        loop.run_until_complete(acceptor.close())
         loop.run_until_complete(runner.cleanup())
         loop.close()
 

@@ -12,11 +12,12 @@ the good ``federation.ca_pem`` to trust.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -28,6 +29,7 @@ from certs.authority import Authority
 from pqfl_transport.crypto.pyca import MLDSAPrivateKey, SigningKey
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.profiles import PROFILES
+from pqfl_transport.pki.roster import sign_roster
 from pqfl_transport.policy import leaf_algorithm
 
 SITES = ("hospital-north", "hospital-south", "hospital-east")
@@ -123,6 +125,14 @@ class Signer:
     key: PrivateKey
 
 
+def publish_roster(signer: Federation, path: Path, **changes: Any) -> Path:
+    """Sign the federation's roster with some of its fields changed, as ``number``, into a file."""
+    roster = replace(signer.authority.roster(), **changes)
+    key = keystore.load_signing_key(signer.ca / "root.key")
+    keystore.write_public(path, sign_roster(roster, key))
+    return path
+
+
 def federation_signer(federation: Federation) -> Signer:
     """The federation's own issuing authority, to sign what the real one would refuse to sign."""
     certificate = x509.load_pem_x509_certificate((federation.ca / "issuing.pem").read_bytes())
@@ -148,9 +158,15 @@ def sign_leaf(
     begin: datetime | None = None,
     days: float = 30,
     key_usage: x509.KeyUsage | None = None,
+    subject: x509.Name | None = None,
+    names: Sequence[x509.GeneralName] = (x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))),
 ) -> x509.Certificate:
-    """Sign a leaf that says exactly this; ``begin`` is now unless given, no ``usages`` means no such extension."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
+    """Sign a leaf that says exactly this; ``begin`` is now unless given, no ``usages`` means no such extension.
+
+    The subject is of the signer's organization unless given.
+    """
+    organization = signer.certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    subject = subject or x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
     begin = begin or datetime.now(UTC)
     builder = _builder(subject, signer.certificate.subject, key, begin, days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -158,9 +174,8 @@ def sign_leaf(
     builder = builder.add_extension(_key_identifier_of(signer.certificate), critical=False)
     if usages:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in uris]
-    names += [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    all_names = [*(x509.UniformResourceIdentifier(uri) for uri in uris), *names]
+    builder = builder.add_extension(x509.SubjectAlternativeName(all_names), critical=False)
     return _sign(builder, signer.key)
 
 

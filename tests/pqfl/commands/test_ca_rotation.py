@@ -6,6 +6,7 @@ import pytest
 
 from certs.authority import Authority
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.chain import load_certificates
 from pqfl_transport.pki.keystore import load_anchors
 from tests.pqfl.commands.test_ca import facts, run
 
@@ -48,3 +49,27 @@ def test_without_the_root_nothing_is_replaced(ca: Path) -> None:
         error = run("rotate", what, "--dir", ca).exception
         assert isinstance(error, ConfigurationError)
         assert str(error).startswith("--dir")
+
+
+def test_the_classical_issuer_is_announced_used_and_the_former_one_retired(ca: Path, tmp_path: Path) -> None:
+    """Whose twin holds the former one is said, and where the new file has to go."""
+    error = run("rotate", "classical", "--dir", ca).exception
+    assert isinstance(error, ConfigurationError)
+    assert "pqfl ca twin init" in str(error)
+    assert run("twin", "init", "--dir", ca).exit_code == 0
+    issued = run("issue", "--dir", ca, "--profile", "gateway", "--name", "hub", "--out", tmp_path / "hub", "--twin")
+    assert issued.exit_code == 0
+    assert (
+        "run this again when all have classical-ca.pem" in run("rotate", "classical", "--dir", ca, "--announce").output
+    )
+    assert "(signs)" in run("list", "--dir", ca).output
+    assert "(announced)" in run("list", "--dir", ca).output
+    assert facts("rotate", "classical", "--dir", ca)["in_use"]
+    assert "(former)" in run("list", "--dir", ca).output
+    error = run("retire", "--dir", ca, "--classical").exception
+    assert isinstance(error, ConfigurationError)
+    assert "spiffe://fed/gateway/hub (classical-server)" in str(error)
+    retired = run("retire", "--dir", ca, "--classical", "--force")
+    assert f"no longer in {ca / 'classical-ca.pem'}" in retired.output
+    assert len(load_certificates((ca / "classical-ca.pem").read_bytes())) == 1
+    assert len(load_anchors(ca / "ca.pem")) == 2

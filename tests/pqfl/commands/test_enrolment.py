@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from pqfl_transport.errors import TransportError
+from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.tokens import JoinToken
 from tests.support.commands import good, pqfl, refused
 from tests.support.enrolment import serving
@@ -26,7 +27,7 @@ def test_a_token_stands_alone_on_standard_output(federation: Federation) -> None
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--site", "north"), "certificates already"), (("--site", "West"), "--site"),
+        (("--site", "north"), "already issued"), (("--site", "West"), "--site"),
         (("--site", "west", "--expires", "1"), "24h"), (("--site", "west", "--expires", "31d"), "30 days"),
     ],
 )  # fmt: skip
@@ -63,3 +64,18 @@ def test_approving_by_hand(federation: Federation, tmp_path: Path) -> None:
         assert "approved" in good("ca", "approve", "--dir", federation.ca, "--site", "west")
         joiner.join()
     assert "does not wait" in refused("ca", "deny", "--dir", federation.ca, "--site", "west")
+
+
+def test_a_revoked_name_needs_a_token_that_says_so(federation: Federation, tmp_path: Path) -> None:
+    """Without --reissue there is no token; with it the site joins again, and the next roster names its new key."""
+    federation.authority.revoke("north", "superseded")
+    token = ("ca", "token", "--dir", federation.ca, "--site", "north")
+    assert "--reissue" in refused(*token)
+    assert good("ca", "pending", "--dir", federation.ca) == "Nobody waits.\n"
+    with serving(federation) as service:
+        words = ("join", "--token", good(*token, "--reissue").strip(), "--hub", service.address)
+        good(*words, "--out", tmp_path / "north")
+        assert "already issued" in refused(*token, "--reissue")
+    good("ca", "roster", "sign", "--yes", "--dir", federation.ca)
+    party = federation.authority.roster().party("spiffe://fed/site/north")
+    assert party.signing_key == load_signing_identity(tmp_path / "north").key.verifying_key

@@ -74,3 +74,19 @@ def test_a_renewal_has_a_level_or_a_policy(federation: Federation) -> None:
         renew = (*renew[:-1], service.address, "--policy", MOVING)
         federation.authority.rotate_issuing(level=SecurityLevel.MAXIMUM)
         assert "ML-DSA-87" in refused(*renew, status=3)
+
+
+def test_a_twin_in_the_folder_is_renewed_too(federation: Federation, tmp_path: Path) -> None:
+    """It is said beside the others, and what becomes of them when it is refused."""
+    good("ca", "twin", "init", "--dir", federation.ca)
+    good("ca", "twin", "issue", "--dir", federation.ca, "--name", "north", "--out", tmp_path / "twin")
+    north = federation.site("north")
+    for name in ("classical.pem", "classical.key", "classical-ca.pem"):
+        (tmp_path / "twin" / name).rename(north / name)
+    with serving(federation) as service:
+        facts = json.loads(good("renew", "--identity", north, "--hub", service.address, "--json"))
+        assert facts["twin"]["serial"] != facts["tls"]["serial"]
+        (federation.ca / "classical.pem").unlink()
+        said = refused("renew", "--identity", north, "--hub", service.address)
+        assert "its other certificates were renewed, its classical twin was not" in said
+        assert "no classical issuer" in said

@@ -12,6 +12,7 @@ from pqfl.commands.sidecar import client, server
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.tls.config import Role
 from tests.support.pki import Federation, make_federation
+from tests.support.revoking import crl, crl_source
 from tests.support.sidecars import identity
 
 
@@ -105,6 +106,28 @@ def test_a_configuration_can_be_checked_without_starting(
     with pytest.raises(ConfigurationError, match="not the private key"):
         invoke(server, "--config", str(file), "--key", str(other), "--config-check")
     assert served == []
+
+
+@pytest.mark.parametrize("command", [server, client])
+def test_a_check_asks_nobody(federation: Federation, tmp_path: Path, command: Any) -> None:
+    """A revocation list that has still to be fetched is said and not fetched; one that was kept is read."""
+    folder = federation.gateway if command is server else federation.site("bank-a")
+    kept = tmp_path / "crl.pem"
+    words = ["--listen", "127.0.0.1:0", "--target", "127.0.0.1:1", *identity(folder), "--config-check"]
+    words += ["--crl", str(kept), *(["--allow-all"] if command is server else ["--verify-uri", federation.gateway_uri])]
+    with crl_source(crl(federation)) as source:
+        result = invoke(command, *words, "--crl-url", source.url)
+        assert result.exit_code == 0
+        assert f"no revocation list at {kept} yet" in result.output
+        kept.write_bytes(b"no list")
+        with pytest.raises(ConfigurationError, match="--crl"):
+            invoke(command, *words, "--crl-url", source.url)
+        kept.write_bytes(crl(federation))
+        assert "no revocation list" not in invoke(command, *words, "--crl-url", source.url).output
+        assert source.asked == 0
+    kept.unlink()
+    with pytest.raises(ConfigurationError, match="no such file"):
+        invoke(command, *words)
 
 
 def test_without_a_rule_a_server_is_refused(federation: Federation, served: list[Source]) -> None:

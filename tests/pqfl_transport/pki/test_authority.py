@@ -22,6 +22,9 @@ from pqfl_transport.pki.authority import (
     recertify_issuing,
     require_host,
 )
+from pqfl_transport.pki.builders import constraints_of
+from pqfl_transport.pki.constraints import permitted_federations
+from pqfl_transport.pki.extensions import Extension
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
@@ -39,7 +42,7 @@ def leaf(*, days: int = 90, hosts: tuple[Host, ...] = (), party: SpiffeId = SITE
     return issue_tls(ISSUING, PROFILES[party.role.value], party, KEY, now=NOW, seconds=days * 86400, hosts=hosts)
 
 
-def extension(certificate: x509.Certificate, kind: type[chain.Extension]) -> tuple[chain.Extension, bool]:
+def extension(certificate: x509.Certificate, kind: type[Extension]) -> tuple[Extension, bool]:
     """An extension and whether it is critical."""
     found = certificate.extensions.get_extension_for_class(kind)
     return found.value, found.critical
@@ -70,8 +73,7 @@ def test_an_authority_signs_certificates_and_nothing_else(issuer: Issuer, path_l
     assert (usage.key_cert_sign, usage.crl_sign, usage.digital_signature) == (True, True, False)
     constraints, critical = extension(certificate, x509.NameConstraints)
     assert critical
-    assert constraints.permitted_subtrees == [x509.UniformResourceIdentifier("fed")]
-    assert constraints.excluded_subtrees is None
+    assert constraints == constraints_of("fed", directory=issuer is ISSUING)
     assert issuer.federation == "fed"
     assert issuer.key.verifying_key == chain.verifying_key(certificate)
 
@@ -232,4 +234,4 @@ def test_the_old_root_certifies_the_new_ones_key() -> None:
     assert chain.is_signed_by(cross, ROOT.certificate)
     assert chain.verifying_key(cross) == second.key.verifying_key
     assert cross.not_valid_after_utc <= ROOT.certificate.not_valid_after_utc
-    assert chain.permitted_federations(cross) == ("fed",)
+    assert permitted_federations(cross) == ("fed",)

@@ -2,21 +2,25 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import builders
+from pqfl_transport.pki.constraints import EVERY_ADDRESS
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
 KEY = ec.generate_private_key(ec.SECP256R1())
-ROOT = builders.root("fed", "root", KEY.public_key(), now=NOW, days=10, path_length=0).sign(KEY, SHA256())
+CONSTRAINTS = builders.constraints_of("fed", hosts=("example.org",))
+ROOT = builders.root("fed", "root", KEY.public_key(), CONSTRAINTS, now=NOW, days=10, path_length=0).sign(KEY, SHA256())
 BANK = SpiffeId("fed", Role.SITE, "bank")
 
 
@@ -36,7 +40,42 @@ def test_a_root_may_sign_leaves_of_its_federation_only() -> None:
     found = [ROOT.extensions.get_extension_for_class(kind) for kind in kinds]
     assert all(one.critical for one in found)
     assert found[0].value == x509.BasicConstraints(ca=True, path_length=0)
-    assert found[2].value.permitted_subtrees == [x509.UniformResourceIdentifier("fed")]
+    assert found[2].value == CONSTRAINTS
+
+
+@pytest.mark.parametrize(
+    ("hosts", "permitted", "excluded"),
+    [
+        (None, [], None),
+        ((), [], [x509.DNSName(""), *EVERY_ADDRESS]),
+        (("example.org",), [x509.DNSName("example.org")], [*EVERY_ADDRESS]),
+        (("10.0.0.0/8",), [x509.IPAddress(IPv4Network("10.0.0.0/8"))], [x509.DNSName("")]),
+        (
+            ("example.org", "2001:db8::/32"),
+            [x509.DNSName("example.org"), x509.IPAddress(IPv6Network("2001:db8::/32"))], None,
+        ),
+    ],
+)  # fmt: skip
+def test_hosts_that_are_not_permitted_are_excluded(
+    hosts: tuple[str, ...] | None, permitted: list[x509.GeneralName], excluded: list[x509.GeneralName] | None
+) -> None:
+    """Who is told domains alone permits no addresses, and the other way round; who is told nothing permits all."""
+    first = [x509.UniformResourceIdentifier("fed"), x509.RFC822Name(".invalid")]
+    made = builders.constraints_of("fed", hosts=hosts)
+    assert (made.permitted_subtrees, made.excluded_subtrees) == ([*first, *permitted], excluded)
+    named = builders.constraints_of("fed", directory=True).permitted_subtrees
+    assert named == [*first, x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "fed")]))]
+
+
+def test_a_host_that_the_issuer_does_not_permit_is_not_signed() -> None:
+    """The sentence has the host and what is permitted."""
+    for name in (x509.DNSName("fl.example.com"), x509.IPAddress(IPv4Address("10.0.0.1"))):
+        with pytest.raises(
+            ConfigurationError, match=r"10.0.0.1.*excludes it|example.com.*permits only 'example.org'"
+        ) as no:
+            builders.leaf(ROOT, BANK, KEY.public_key(), Usage.CLIENT, (name,), now=NOW, seconds=3600)
+        assert no.value.reason == "bad_host"
+    builders.leaf(ROOT, BANK, KEY.public_key(), Usage.CLIENT, (x509.DNSName("*.example.org"),), now=NOW, seconds=3600)
 
 
 def test_a_leaf_has_one_use_and_one_name() -> None:

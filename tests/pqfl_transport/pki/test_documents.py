@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -137,6 +138,40 @@ def test_a_large_document_is_refused_unread() -> None:
 def test_every_outer_field_is_a_string(field: str, value: object) -> None:
     """A field that is missing or not a string is malformed, whichever it is."""
     assert refusal(changed(**{field: value})) == "malformed"
+
+
+def test_millions_of_small_values_are_never_made_of_what_nobody_signed() -> None:
+    """A roster may be large, so what stands around its signed text is a few strings and nothing nested."""
+    items = 2_000_000
+    for data in (
+        b'{"a":[' + b"[]," * items + b"[]]}",
+        b"[" * items,
+        b'{"payload":{' + b'"a":"bc",' * items + b'"a":"b"}}',
+        b"{" + b'"a":"bc",' * items + b'"a":"b"}',
+    ):
+        tracemalloc.start()
+        assert refusal(data, max_bytes=100_000_000) == "malformed"
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak_bytes < 2 * len(data) + 100_000
+
+
+@pytest.mark.parametrize("space", ["", " \n\t\r"])
+def test_white_space_and_escapes_are_json_s(space: str) -> None:
+    """Whoever writes the same JSON in another way is read all the same."""
+    fields = [
+        f"{space}{json.dumps(name)}{space}:{space}{json.dumps(value)}{space}"
+        for name, value in json.loads(SIGNED).items()
+    ]
+    assert open_document(f"{space}{{{','.join(reversed(fields))}}}{space}".encode(), KIND, KEYS) == PAYLOAD
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b'{"a":"b",}', b'{"a" "b"}', b'{"a":"b"}x', b'{"a":"b"', b'{"a":"b","a":"b"}', b'{"a":"\n"}']
+)
+def test_the_outer_object_is_strict_json(data: bytes) -> None:
+    """As everything else that is read."""
+    assert refusal(data) == "malformed"
 
 
 def test_unknown_outer_fields_are_malformed() -> None:

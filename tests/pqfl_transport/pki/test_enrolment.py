@@ -52,7 +52,7 @@ REQUEST = join_request(TOKEN, PAYLOAD, BINDING)
 
 def refused(data: bytes, token: JoinToken = TOKEN, binding: bytes = BINDING) -> str:
     with pytest.raises(MessageError) as caught:
-        open_join(data, token.keys, token.party, binding)
+        open_join(data, token.keys, token.party, binding, now=500)
     return caught.value.reason
 
 
@@ -62,7 +62,7 @@ def signed_by_token(fields: dict[str, str], token: JoinToken = TOKEN) -> bytes:
 
 def test_a_joining_request_brings_its_keys() -> None:
     """TLS, signing and receiving key come out of a request as they went in, and the payload byte by byte."""
-    payload, new = open_join(REQUEST, TOKEN.keys, NORTH, BINDING)
+    payload, new = open_join(REQUEST, TOKEN.keys, NORTH, BINDING, now=500)
     assert payload == PAYLOAD
     assert (new.party, new.tls, new.signing) == (NORTH, TLS.verifying_key, SIGNING.verifying_key)
     assert new.receiving == b"receiving"
@@ -88,6 +88,14 @@ def test_a_token_is_for_one_name() -> None:
     assert refused(join_request(TOKEN, south, BINDING)) == "wrong_name"
 
 
+def test_a_clock_that_is_ahead_is_told_so() -> None:
+    """Five minutes do no harm; beyond that the sentence says by how much."""
+    open_join(REQUEST, TOKEN.keys, NORTH, BINDING, now=500 - 300)
+    with pytest.raises(MessageError, match=r"301 s ahead") as caught:
+        open_join(REQUEST, TOKEN.keys, NORTH, BINDING, now=500 - 301)
+    assert caught.value.reason == "from_the_future"
+
+
 def test_possession_of_each_key_is_shown() -> None:
     """A request for somebody else's key, and a receiving key that the signing key did not sign, are refused."""
     fields = json.loads(PAYLOAD)
@@ -105,7 +113,7 @@ def test_a_changed_byte_of_a_request_never_passes(at: int, difference: int) -> N
     changed = bytearray(REQUEST)
     changed[at] ^= difference
     try:
-        same, _ = open_join(bytes(changed), TOKEN.keys, NORTH, BINDING)
+        same, _ = open_join(bytes(changed), TOKEN.keys, NORTH, BINDING, now=500)
     except MessageError:
         return
     assert same == PAYLOAD
@@ -119,7 +127,7 @@ def test_anything_else_is_no_message(data: bytes) -> None:
     """Bytes and JSON of any other form are refused by every parser with our own error."""
     for parse in (
         token_of, open_grant, lambda data: open_renewal(data, BINDING),
-        lambda data: open_join(data, TOKEN.keys, NORTH, BINDING),
+        lambda data: open_join(data, TOKEN.keys, NORTH, BINDING, now=500),
         lambda data: open_join_answer(data, TOKEN.keys, PAYLOAD, BINDING),
     ):  # fmt: skip
         with pytest.raises(MessageError) as caught:

@@ -2,6 +2,9 @@
 
 import os
 import stat
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,20 @@ def test_sizes_are_capped(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError) as caught:
             read()
         assert refusal(path, caught) == "too_large"
+
+
+def test_no_memory_is_taken_for_a_file_that_is_too_large(tmp_path: Path) -> None:
+    """Its size is looked at first."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    tracemalloc.start()
+    with pytest.raises(ConfigurationError) as caught:
+        files.read_public(path, max_bytes=64 << 20)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refusal(path, caught) == "too_large"
+    assert peak_bytes < 1 << 20
 
 
 def test_a_secret_is_not_overwritten_unless_told(tmp_path: Path) -> None:
@@ -182,3 +199,33 @@ def test_a_secret_that_cannot_be_exchanged_stays(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigurationError) as caught:
         files.replace_secret(tmp_path / "none", b"new")
     assert caught.value.reason == "missing"
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pqfl_transport.pki import files
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+files.write_secret(Path(sys.argv[1]), b"a secret")
+"""
+
+
+def test_a_secret_whose_writer_was_killed_is_found(tmp_path: Path) -> None:
+    """What is torn lies beside its target, is nobody else's to read, and goes with the next writing of the target."""
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path / "tls.key")], check=False)
+    assert done.returncode == -9
+    (torn,) = tmp_path.iterdir()
+    assert stat.S_IMODE(torn.stat().st_mode) == 0o600
+    files.write_secret(tmp_path / "signing.key", b"another")
+    assert torn.exists()
+    files.write_secret(tmp_path / "tls.key", b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["signing.key", "tls.key"]
+
+
+def test_what_is_being_written_is_not_torn(tmp_path: Path) -> None:
+    """The lock of its writer tells one from the other."""
+    file, part = files.locked_part(tmp_path / "tls.key")
+    assert files.remove_torn(tmp_path) == []
+    file.close()
+    assert files.remove_torn(tmp_path) == ["tls.key"]
+    assert not part.exists()

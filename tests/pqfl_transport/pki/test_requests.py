@@ -1,13 +1,13 @@
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError
-from pqfl_transport.pki.requests import MAX_REQUEST_BYTES, make_request, open_request
+from pqfl_transport.pki.requests import MAX_REQUEST_BYTES, make_request, open_request, open_twin_request
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 
 NORTH = SpiffeId("cardio", Role.SITE, "north")
@@ -75,3 +75,19 @@ def test_a_changed_byte_never_passes(at: int, difference: int) -> None:
     changed = bytearray(REQUEST)
     changed[at] ^= difference
     assert reason_of(bytes(changed)) in {"malformed", "bad_signature", "bad_sigalg", "wrong_name"}
+
+
+def test_a_twins_request_gives_its_key_and_neither_kind_passes_for_the_other() -> None:
+    """An ECDSA key shows its possession in the same way; it is never taken for a post-quantum one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    der = make_request(NORTH, key)
+    assert open_twin_request(der, NORTH, "request") == key.public_key()
+    assert reason_of(der) == "bad_sigalg"
+    changed = der[:-1] + bytes([der[-1] ^ 1])
+    for data, party, reason in (
+        (REQUEST, NORTH, "bad_sigalg"), (der, SOUTH, "wrong_name"), (changed, NORTH, "bad_signature"),
+        (b"nothing", NORTH, "malformed"), (bytes(MAX_REQUEST_BYTES + 1), NORTH, "too_large"),
+    ):  # fmt: skip
+        with pytest.raises(MessageError) as caught:
+            open_twin_request(data, party, "request")
+        assert caught.value.reason == reason

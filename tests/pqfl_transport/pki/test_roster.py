@@ -14,9 +14,18 @@ from hypothesis import strategies as st
 
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError
-from pqfl_transport.pki.documents import DocumentKind, sign_document
+from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, DocumentKind, sign_document
 from pqfl_transport.pki.references import CertificateReference
-from pqfl_transport.pki.roster import MAX_TIME, FormerKey, Party, Roster, SecureAggregation, open_roster, sign_roster
+from pqfl_transport.pki.roster import (
+    MAX_ROSTER_BYTES,
+    MAX_TIME,
+    FormerKey,
+    Party,
+    Roster,
+    SecureAggregation,
+    open_roster,
+    sign_roster,
+)
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
 
@@ -373,3 +382,16 @@ def test_a_former_key_of_another_algorithm_is_not_signed() -> None:
     for key in (BEFORE["ML-DSA-87"], SIGNING["ML-DSA-65"]):
         with pytest.raises(MessageError, match="is not another key of ML-DSA-65"):
             sign_roster(roster(replace(party(), former=FormerKey(key, 1))), ROOT)
+
+
+def test_a_roster_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is signed that nobody would read, and one that is larger than other documents may be is read."""
+    many = roster(*(party(f"spiffe://fed/site/site-{number}", receiving=bytes(2000)) for number in range(2000)))
+    data = sign_roster(many, ROOT)
+    assert MAX_DOCUMENT_BYTES < len(data) < MAX_ROSTER_BYTES
+    assert open_roster(data, ROOTS) == many
+    monkeypatch.setattr("pqfl_transport.pki.roster.MAX_ROSTER_BYTES", len(data) - 1)
+    for work in (lambda: sign_roster(many, ROOT), lambda: open_roster(data, ROOTS)):
+        with pytest.raises(MessageError) as caught:
+            work()
+        assert caught.value.reason == "too_large"

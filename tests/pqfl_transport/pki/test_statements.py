@@ -15,7 +15,13 @@ from pqfl_transport.errors import MessageError
 from pqfl_transport.pki.documents import DocumentKind, sign_document
 from pqfl_transport.pki.roster import FormerKey, Party, Roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
-from pqfl_transport.pki.statements import MAX_SKEW_SECONDS, Statement, open_statement, sign_statement
+from pqfl_transport.pki.statements import (
+    MAX_SKEW_SECONDS,
+    Statement,
+    open_first_statement,
+    open_statement,
+    sign_statement,
+)
 from pqfl_transport.policy import SecurityLevel
 
 NOW = 1_800_000_000
@@ -65,6 +71,20 @@ def test_a_statement_has_its_time() -> None:
     assert refused(data, NOW + 1001) == "expired"
     assert open_statement(data, ROSTER, now=NOW - MAX_SKEW_SECONDS)
     assert refused(data, NOW - MAX_SKEW_SECONDS - 1) == "from_the_future"
+
+
+def test_the_first_statement_is_not_of_a_time_to_come() -> None:
+    """A later key has a later date, which would then be in the future as well: so it is refused at once."""
+    data, key = sign_statement(GOOD, KEYS[NORTH]), KEYS[NORTH].verifying_key
+    assert open_first_statement(data, NORTH, key, now=NOW - MAX_SKEW_SECONDS) == GOOD
+    # When it ends is for who takes it into a roster; a site that waits for approval sends the same one for days.
+    assert open_first_statement(data, NORTH, key, now=NOW + 1001) == GOOD
+    with pytest.raises(MessageError, match=f"{MAX_SKEW_SECONDS + 1} s ahead") as caught:
+        open_first_statement(data, NORTH, key, now=NOW - MAX_SKEW_SECONDS - 1)
+    assert caught.value.reason == "from_the_future"
+    with pytest.raises(MessageError) as caught:
+        open_first_statement(data, SOUTH, key, now=NOW)
+    assert caught.value.reason == "wrong_sender"
 
 
 def test_a_signature_of_another_kind_does_not_count() -> None:

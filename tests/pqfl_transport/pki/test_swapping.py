@@ -6,7 +6,7 @@ import pytest
 
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import files, swapping
-from pqfl_transport.pki.swapping import STORE, replace_together
+from pqfl_transport.pki.swapping import STORE, clear_up, replace_together
 
 NAMES = ("tls.pem", "tls.key", "ca.pem")
 
@@ -110,6 +110,35 @@ def test_a_crash_at_any_moment_leaves_files_that_fit(folder: Path, converted: bo
             break
     assert len(seen) == 2
     assert 10 < die_at < 200
+
+
+def test_what_a_killed_replacement_left_is_cleared_up(folder: Path) -> None:
+    """A former generation with its key, and torn files, are removed; a folder that was never renewed is left alone."""
+    clear_up(folder)
+    assert not (folder / STORE).exists()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(swapping, "_discard", die)
+        with pytest.raises(Killed):
+            replace_together(folder, generation(1))
+    torn = [folder / ".tls.key.12345678.part", folder / STORE / "0002" / ".tls.key.12345678.part"]
+    for path in torn:
+        files.write_secret(path, b"half a key")
+    clear_up(folder)
+    assert sorted(path.name for path in (folder / STORE).iterdir()) == ["0002", "current"]
+    assert not any(path.exists() for path in torn)
+    assert contents(folder) == tuple(generation(1).values())
+
+
+def test_a_torn_key_is_never_carried_on(folder: Path) -> None:
+    """A replacement copies the files that are whole and removes what a killed writer left among them."""
+    replace_together(folder, generation(1))
+    files.write_secret(folder / STORE / "0002" / ".tls.key.12345678.part", b"half a key")
+    replace_together(folder, generation(2))
+    assert sorted(path.name for path in (folder / STORE / "0003").iterdir()) == sorted(NAMES)
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:

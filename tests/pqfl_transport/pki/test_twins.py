@@ -1,6 +1,6 @@
 """Twins: good for classical peers, for one use and one federation, and for nothing on the post-quantum side."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -11,11 +11,21 @@ from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.authority import create_issuing, create_root, issue_tls
 from pqfl_transport.pki.classical import verify_classical
+from pqfl_transport.pki.constraints import permitted_federations
 from pqfl_transport.pki.profiles import PROFILES, Usage
 from pqfl_transport.pki.spiffe import SpiffeId
-from pqfl_transport.pki.twins import create_classical, generate_key, issue_twin, key_from_pem, key_to_pem
+from pqfl_transport.pki.twins import (
+    create_classical,
+    generate_key,
+    is_twin_of,
+    issue_twin,
+    key_from_pem,
+    key_to_pem,
+    require_twin_granted,
+    with_issuers,
+)
 from pqfl_transport.policy import SecurityLevel, for_level, for_name
-from tests.support.classical import key_pem
+from tests.support.classical import key_pem, make_leaf, make_root
 
 NOW = datetime.now(UTC)
 ISSUER = create_classical("fed", now=NOW)
@@ -72,7 +82,7 @@ def test_who_meets_no_classical_peers_has_no_twin(profile: str) -> None:
 
 def test_another_federations_party_is_not_certified() -> None:
     """The issuer is constrained as the post-quantum ones are."""
-    assert chain.permitted_federations(ISSUER.certificate) == ("fed",)
+    assert permitted_federations(ISSUER.certificate) == ("fed",)
     with pytest.raises(ConfigurationError) as caught:
         make(federation="other")
     assert caught.value.reason == "bad_name"
@@ -104,3 +114,45 @@ def test_a_key_comes_back_from_its_file() -> None:
     pem = key_to_pem(ISSUER.key)
     assert pem.startswith(b"-----BEGIN PRIVATE KEY-----")
     assert key_from_pem(pem).public_key() == ISSUER.certificate.public_key()
+
+
+def test_a_twin_is_known_by_its_issuer_and_its_name() -> None:
+    """Not by the name alone: an own authority may write any."""
+    party = SpiffeId("fed", PROFILES["site"].role, "one")
+    other = create_classical("other", now=NOW)
+    assert is_twin_of(party, make(), [other.certificate, ISSUER.certificate])
+    assert not is_twin_of(SpiffeId("fed", PROFILES["site"].role, "two"), make(), [ISSUER.certificate])
+    assert not is_twin_of(party, make(), [other.certificate])
+    own = make_root("own")
+    leaf, _ = make_leaf(own, uris=(str(party),))
+    assert not is_twin_of(party, leaf, [own.certificate])
+    assert not is_twin_of(party, make_leaf(own)[0], [own.certificate])
+
+
+def test_what_is_granted_has_to_be_what_was_asked_for() -> None:
+    """Its key, its use, its dates, and no foreign issuer beside it."""
+    row, key = PROFILES["site"], generate_key()
+    party = SpiffeId("fed", row.role, "one")
+    made = issue_twin(ISSUER, row, party, key.public_key(), now=NOW, seconds=3600)
+    anchors = [ISSUER.certificate]
+
+    def reason(usage: Usage = Usage.CLIENT, now: datetime = NOW, **changes: object) -> str | None:
+        asked = {"anchors": anchors, "key": key.public_key()} | changes
+        try:
+            require_twin_granted(made, asked["anchors"], party, asked["key"], usage=usage, now=now)  # type: ignore[arg-type]
+        except CertificateError as error:
+            return error.reason
+        return None
+
+    assert reason() is None
+    assert reason(key=generate_key().public_key()) == "wrong_answer"
+    assert reason(anchors=[*anchors, make_root("own").certificate]) == "wrong_answer"
+    assert reason(anchors=[]) == "wrong_answer"
+    assert reason(Usage.SERVER) == "bad_usage"
+    assert reason(now=NOW + timedelta(hours=2)) == "expired"
+
+
+def test_a_store_gets_the_issuers_of_now() -> None:
+    """Former ones of the federation go, others' stay."""
+    own, new = make_root("own").certificate, create_classical("fed", now=NOW).certificate
+    assert with_issuers([own, ISSUER.certificate], [new], "fed") == (new, own)
