@@ -1,4 +1,6 @@
-"""What a site reads again before every round: the trusted authorities, the advisory, the roster, and who was revoked.
+"""What a site reads again before every round.
+
+The trusted authorities, the advisory, the roster with the own signing key, and who was revoked.
 
 A file that is broken, older or not its signer's changes nothing and is said. An advisory that leaves nothing, a later
 roster without this site, and an aggregator whose certificate does not count any more are errors: the round is not gone
@@ -99,13 +101,14 @@ class Upkeep:
         participant, former = self._participant, self._participant.member.roster
         try:
             digest = hashlib.sha256(read_public(self._roster_path, max_bytes=MAX_ROSTER_BYTES)).digest()
-            if digest == self._roster_seen:
+            if digest == self._roster_seen and not participant.member.has_to_switch(time.time()):
                 return
             member = self._load(former.number)
             self._roster_seen = digest
             if member.roster.level is not former.level:
                 raise ConfigurationError("another level is taken on by a restart", reason="needs_restart")
-            if member.roster.number == former.number:
+            before, key = participant.member.identity.key.verifying_key, member.identity.key.verifying_key
+            if member.roster.number == former.number and key == before:
                 return
             member = self._under(self._ruling.policy, member)
             participant.take_on(member)
@@ -113,6 +116,10 @@ class Upkeep:
             if isinstance(error, ConfigurationError) and error.reason == "not_in_roster":
                 raise
             _log.warning("the roster changes nothing: %s", error)
+            return
+        if key != before:
+            _log.warning("signs with the key %s instead of %s", key.fingerprint.hex(), before.fingerprint.hex())
+        if member.roster.number == former.number:
             return
         came = ", ".join(sorted(member.roster.parties.keys() - former.parties.keys())) or "nobody"
         left = ", ".join(sorted(former.parties.keys() - member.roster.parties.keys())) or "nobody"
@@ -130,7 +137,8 @@ class Upkeep:
             if self._crls.revocations is None:
                 raise
             _log.warning("the revocation lists change nothing: %s", error)
-        Standing(self._participant.member, time.time, self._crls.revocations).party(self._participant.aggregator)
+        standing = Standing(self._participant.member, time.time, self._crls.revocations)
+        self._participant.know(standing.party(self._participant.aggregator))
 
 
 def crl_source(
