@@ -33,12 +33,12 @@ from typing import Any
 from aggregator.averaging import Averager
 from aggregator.config import RoundsConfig
 from aggregator.intake import Collecting, Intake
+from aggregator.keeping import Keeper
 from aggregator.publishing import Model, Publisher
 from aggregator.reception import Reception
 from aggregator.rounds import Move, Round, State, Terms
-from aggregator.store.models import ModelStore
+from aggregator.store.records import Standing as Kept
 from aggregator.suites import Suites, kinds_of
-from pqfl_transport.aggregation.fedavg import Weights, require_averageable
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState
 from pqfl_transport.aggregation.round_document import sign_round_document as sign
 from pqfl_transport.audit import AuditLog, EventKind
@@ -69,8 +69,7 @@ class Setup:
 
     member: Membership
     rounds: RoundsConfig
-    model: Weights
-    store: ModelStore
+    keeper: Keeper
     audit: AuditLog
     log: EventLog
     clock: Callable[[], float] = time.time
@@ -81,10 +80,10 @@ class Setup:
 
 
 class Engine:
-    """One run of rounds. Raises ``ConfigurationError`` for a roster or a model that cannot be worked with."""
+    """One run of rounds. Raises ``ConfigurationError`` for a roster that cannot be worked with."""
 
     def __init__(self, setup: Setup) -> None:
-        require_averageable(setup.model)
+        self._start = setup.keeper.start
         setup.rounds.require_usable(setup.member.roster)
         self._setup = setup
         self.standing = Standing(setup.member, setup.clock, setup.revocations)
@@ -92,14 +91,14 @@ class Engine:
         self._suites = Suites(setup.member, kinds_of(setup.member))
         self.crypto = Stopwatch()
         self._models = Publisher(
-            lambda: self.standing.member, self._recipients, self._suites, setup.store, self.crypto, self._announced,
-            self._extra_keys,
+            lambda: self.standing.member, self._recipients, self._suites, setup.keeper.models, self.crypto,
+            self._keep, self._announced, self._extra_keys,
         )  # fmt: skip
         self._intake = Intake(self.standing, self._suites.policy, setup.clock, self.crypto, setup.keys)
         self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
         self._averager = Averager(self.standing, self.reception.refuse)
         self._state = RoundState.AGGREGATING
-        self._number = 1
+        self._number = min(self._start.version + 1, setup.rounds.count)
         self._changed = asyncio.Event()
         self._arrived = asyncio.Event()
 
@@ -116,8 +115,11 @@ class Engine:
     async def run(self) -> None:
         """Run all rounds; return when the state is finished or failed."""
         try:
-            await self._models.publish(self._setup.model, 0)
-            for number in range(1, self._setup.rounds.count + 1):
+            start = self._start
+            if start.version or start.attempts:
+                self._record(EventKind.ROUND, round=self._number, move="restarted", model_version=start.version)
+            await self._models.publish(start.weights, start.version)
+            for number in range(start.version + 1, self._setup.rounds.count + 1):
                 await self._run_round(number)
         except PqflError as error:
             self._record(EventKind.ROUND, round=self._number, move="failed", detail=str(error))
@@ -241,7 +243,7 @@ class Engine:
 
     async def _run_round(self, number: int) -> None:
         self._number = number
-        attempt = 1
+        attempt = self._first_attempt(number)
         while attempt <= self._setup.rounds.attempts:
             self._suites.require_any()
             self._take_on_roster()
@@ -253,6 +255,7 @@ class Engine:
             self.reception.collecting = None
             if move is not Move.WITHDRAWN:
                 collecting.round.move(move)
+                await self._keep_standing(collecting.round)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
             self._enter(RoundState.AGGREGATING)
             if move is Move.WITHDRAWN:
@@ -265,6 +268,7 @@ class Engine:
                 averaged = await self._averager.average(collecting)
             except RoundError as error:
                 collecting.round.move(Move.ABORTED)
+                await self._keep_standing(collecting.round)
                 self._record(EventKind.ROUND, round=number, move="aborted", reason=error.reason, detail=str(error))
                 continue
             if not await self._models.publish(averaged, number, under=collecting.round.terms.suite):
@@ -297,6 +301,7 @@ class Engine:
             deadline=deadline,
             not_after=math.ceil(deadline) + _GRACE_SECONDS,
         )
+        await asyncio.to_thread(self._setup.keeper.opened, terms, attempt, self.standing.member.roster.number)
         collecting = self.reception.collecting = Collecting(Round(terms), receiving_key, model.weights)
         self._record(
             EventKind.ROUND, round=self._number, move="open", attempt=attempt, suite=terms.suite,
@@ -306,6 +311,19 @@ class Engine:
         # The policy may have been tightened while the key was made.
         self._end_round_if_withdrawn()
         return collecting
+
+    async def _keep_standing(self, round_: Round) -> None:
+        standing = Kept.AGGREGATING if round_.state is State.AGGREGATING else Kept.FAILED
+        await asyncio.to_thread(self._setup.keeper.ended, round_.terms.challenge, standing)
+
+    def _keep(self, model: Model) -> None:
+        self._setup.keeper.publish(model.version, model.digest, model.weights)
+
+    def _first_attempt(self, number: int) -> int:
+        start = self._start
+        attempt = start.attempts + 1 if number == start.version + 1 else 1
+        # A run that had failed is tried again when it is started again.
+        return attempt if attempt <= self._setup.rounds.attempts else 1
 
     async def _collect(self, round_: Round) -> Move:
         while True:

@@ -41,21 +41,23 @@ class Publisher:
 
     ``member`` gives who signs, ``recipients`` who may open the next one. ``announced`` is told of each one that is
     out, also of one that was sealed again; ``extra_keys`` gives what is mixed into each, and may wait for a key
-    manager.
+    manager. ``keep`` keeps a model as the one to go on from after a restart, before it is announced; what it raises,
+    `publish` raises.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 -- whatever a model on its way meets
         self,
         member: Callable[[], Membership],
         recipients: Callable[[], Sequence[RecipientKey]],
         suites: Suites,
         store: ModelStore,
         crypto: Stopwatch,
+        keep: Callable[[Model], None],
         announced: Callable[[Model], None],
         extra_keys: Callable[[], tuple[ExtraKey, ...]] = tuple,
     ) -> None:
         self._member, self._recipients, self._suites, self._store = member, recipients, suites, store
-        self._crypto, self._announced, self._extra_keys = crypto, announced, extra_keys
+        self._crypto, self._announced, self._extra_keys, self._keep = crypto, announced, extra_keys, keep
         self._model: Model | None = None
         self._suite_of: dict[int, str] = {}
         self._sealed_to: frozenset[bytes] = frozenset()
@@ -82,6 +84,7 @@ class Publisher:
             model = await self._sealed(weights, version)
             if under is not None and not self._suites.allows(under):
                 return False
+            await asyncio.to_thread(self._keep, model)
             self._announce(model)
             return True
 
@@ -108,6 +111,9 @@ class Publisher:
         self._suites.require_any()
         path = self._store.find(version)
         suite = self._suite_of.get(version)
+        if suite is None and version < (self.version or 0):
+            # It came out before a restart.
+            suite = self._suite_of[version] = self._store.suite(version)
         if suite is None:
             raise PlatformError("the model is still being sealed; ask again", reason="not_ready")
         if not self._suites.allows(suite) and version == self.version:

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from aiohttp import web
 from aggregator.app import make_app, make_runner
 from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine, Setup
+from aggregator.keeping import Keeper
 from aggregator.refreshing import (
     CrlRefresher,
     Refresher,
@@ -21,9 +22,9 @@ from aggregator.refreshing import (
     fetch_first,
 )
 from aggregator.reloading import Reloader
-from aggregator.store.models import ModelStore
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog, EventKind
+from pqfl_transport.content.key_files import load_receiving_keys
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import CertificateError, PolicyError, PqflError, RoundError
@@ -58,8 +59,7 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
         )  # fmt: skip
 
     member = load(0)
-    model = load_weights(config.initial_model)
-    store = ModelStore(config.state)
+    keeper = _keeper(config, member)
     trust = Trust.load(config.cacert)
     base, _ = prefer(member.policy, Constraints(aes_hardware=not rounds.no_aes))
     ruling = Ruling(base, trust, member.roster.federation, config.advisory, config.state / "advisory.seen")
@@ -79,17 +79,23 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
     refreshers: list[Refresher] = [RosterRefresher(config.roster, load)]
     if file is not None:
         refreshers.append(CrlRefresher(file))
-    with AuditLog(config.audit, signing_key=member.identity.key) as audit:
+    with closing(keeper), AuditLog(config.audit, signing_key=member.identity.key) as audit:
         keys = (
             None
             if config.keys is None
             else load_ring(config.keys, report=lambda event, facts: log.event(event, **facts))
         )
-        setup = Setup(member, rounds, model, store, audit, log, keys=keys, revocations=revocations)
+        setup = Setup(member, rounds, keeper, audit, log, keys=keys, revocations=revocations)
         reloader = Reloader(ruling, under, config.reload_seconds, refreshers)
         state = asyncio.run(_serve(config, setup, reloader, poller))
     if state is RoundState.FAILED:
         raise RoundError("the rounds failed; the log and the audit log say why", reason="failed")
+
+
+def _keeper(config: AggregatorConfig, member: Membership) -> Keeper:
+    model = load_weights(config.initial_model)
+    keys = load_receiving_keys(config.identity / "receiving.key", time.time(), chosen(config.passphrase_file))
+    return Keeper(config.state, keys, federation=member.roster.federation, model=model, count=config.rounds.count)
 
 
 def _first_lists(file: CrlFile, poller: CrlPoller | None, member: Membership) -> Revocations:

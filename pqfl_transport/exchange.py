@@ -48,11 +48,11 @@ _NEWS_SECONDS = 30.0
 _SEND_BYTES = 256 * 1024
 _MAX_EVENT_BYTES = 64 * 1024
 _DATA = b"data:"
-# What passes by itself: the service is still starting, or our earlier uploads are still in flight.
+# What passes by itself: the service is still starting or its disk is full, or our earlier uploads are still in flight.
 _PASSING = frozenset(
     {
         "not_ready", "busy", "idle", "cut_off", "mismatching_offset", "unknown_upload", "key_manager_down",
-        "http_502", "http_503", "http_504",
+        "target_down", "disk", "http_502", "http_503", "http_504",
     }
 )  # fmt: skip
 # What an upload can come to when others wrote to it.
@@ -227,7 +227,8 @@ class Exchange:
                     await asyncio.sleep(_FIRST_PAUSE_SECONDS)
         except TimeoutError:
             return
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError, PqflError):
+            # Whoever is asked next says what is wrong, if it lasts: an aggregator that is being restarted comes back.
             await asyncio.sleep(_FIRST_PAUSE_SECONDS)
 
     async def _watch(self, path: str, state: str) -> bool:

@@ -6,31 +6,33 @@ What is kept are envelopes: nobody who reads the folder learns a model, the aggr
 from collections.abc import Iterable
 from pathlib import Path
 
+from pqfl_transport.content.envelope import PrologueReader
 from pqfl_transport.content.staging import remove_torn, staged
 from pqfl_transport.crypto.pyca import Buffer
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 
 _SUFFIX = ".pqfl"
+_DIGITS = 8
+_READ_BYTES = 64 * 1024
 
 
 class ModelStore:
     """The sealed models of one run, by version. Version 0 is the initial model, version N what round N made."""
 
     def __init__(self, folder: Path) -> None:
-        """Use ``folder``, made with mode 0700 when it is missing.
-
-        Raises ``ConfigurationError`` when it cannot be used or already holds the models of an earlier run: a run
-        starts at round 1, and sites refuse to go back to a round lower than they have seen.
-        """
+        """Use ``folder``, made with mode 0700 when it is missing. Raises ``ConfigurationError`` (``not_writable``)."""
         self._folder = folder / "models"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_torn(self._folder)
-            earlier = sorted(self._folder.glob(f"*{_SUFFIX}"))
         except OSError as error:
-            raise ConfigurationError(f"{self._folder}: cannot use the state folder: {error.strerror}") from error
-        if earlier:
-            raise ConfigurationError(f"{self._folder} holds {earlier[-1].name} of an earlier run; name another folder")
+            raise ConfigurationError(
+                f"{self._folder}: cannot use the state folder: {error.strerror}", reason="not_writable"
+            ) from error
+
+    def versions(self) -> list[int]:
+        """Return the versions that are there, in order."""
+        return sorted(int(path.stem) for path in self._folder.glob(f"{'[0-9]' * _DIGITS}{_SUFFIX}"))
 
     def save(self, version: int, envelope: Iterable[Buffer]) -> Path:
         """Write the parts of a sealed envelope. Raises ``PlatformError``; then nothing is left behind."""
@@ -49,5 +51,20 @@ class ModelStore:
             raise MessageError(f"there is no model version {version}", reason="unknown_model")
         return path
 
+    def suite(self, version: int) -> str:
+        """Return the content suite of a version.
+
+        Raises ``MessageError`` (``unknown_model``), ``PlatformError`` (``disk``) where the file is damaged.
+        """
+        path, reader = self.find(version), PrologueReader()
+        try:
+            with path.open("rb") as file:
+                while data := file.read(_READ_BYTES):
+                    if (prologue := reader.feed(data)) is not None:
+                        return prologue.header.suite
+        except (OSError, MessageError) as error:
+            raise PlatformError(f"{path}: the model cannot be read: {error}", reason="disk") from error
+        raise PlatformError(f"{path}: the model is cut off", reason="disk")
+
     def _path(self, version: int) -> Path:
-        return self._folder / f"{version:08d}{_SUFFIX}"
+        return self._folder / f"{version:0{_DIGITS}d}{_SUFFIX}"

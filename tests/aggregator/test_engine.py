@@ -120,13 +120,13 @@ def test_a_disk_that_is_full_fails_the_run_and_says_so(federation: Federation, t
         def full(version: int, _envelope: object) -> Path:
             raise PlatformError(f"{tmp_path}/models/{version}: no space left on device", reason="disk")
 
-        hub.engine._setup.store.save = full  # type: ignore[method-assign,assignment]
+        hub.engine._setup.keeper.models.save = full  # type: ignore[method-assign,assignment]
         await hub.engine.run()
         assert hub.engine.state is RoundState.FAILED
         assert "no space left" in hub.events("round")[-1]["detail"]
         with pytest.raises(PlatformError, match="initial model"):
             await hub.engine.signed_document("0" * 32)
-        hub.engine._setup.audit.close()
+        hub.close()
 
     asyncio.run(scenario())
 
@@ -152,23 +152,19 @@ def test_what_happened_is_in_the_audit_log_and_its_chain_holds(federation: Feder
 
 
 @pytest.mark.parametrize(
-    ("model", "rounds", "reason"),
-    [
-        ({}, {}, "bad_model"),
-        ({"w": np.zeros(3, np.uint8)}, {}, "bad_model"),
-        (MODEL, {"quorum": 3}, "quorum"),
-        (MODEL, {"level": "maximum"}, "wrong_level"),
-    ],
+    ("rounds", "reason"),
+    [({"quorum": 3}, "quorum"), ({"level": "maximum"}, "wrong_level")],
 )
 def test_what_cannot_work_is_refused_at_the_start(
-    federation: Federation, tmp_path: Path, model: Any, rounds: dict[str, Any], reason: str
+    federation: Federation, tmp_path: Path, rounds: dict[str, Any], reason: str
 ) -> None:
-    """A quorum above the number of sites, another level, a model that cannot be averaged."""
-    good = make_hub(federation, tmp_path).engine._setup
-    good.audit.close()
+    """A quorum above the number of sites, another level."""
+    hub = make_hub(federation, tmp_path)
+    good = hub.engine._setup
+    hub.close()
     changed = replace(good.rounds, **rounds)
     with pytest.raises(ConfigurationError) as caught:
-        Engine(Setup(good.member, changed, model, good.store, good.audit, good.log))
+        Engine(Setup(good.member, changed, good.keeper, good.audit, good.log))
     assert caught.value.reason == reason
 
 
@@ -214,6 +210,69 @@ def test_the_private_key_of_a_round_is_gone_when_it_closes(
             assert secret not in data
             assert base64.b64encode(secret)[:-4] not in data
             assert secret.hex().encode() not in data
+
+
+async def submit(hub: Hub, federation: Federation, name: str, change: float) -> None:
+    site = participant(federation, name)
+    info = await current_round(hub.url, site)
+    delta = {key: np.full_like(array, change) for key, array in MODEL.items()}
+    assert (await put(hub.url, make_update(info, site, delta=delta)))[0] == 201
+
+
+def test_a_run_goes_on_from_its_last_model(federation: Federation, tmp_path: Path) -> None:
+    """Started again, it is in the next round, with the model of the last one; earlier ones are still there."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, count=3) as hub:
+            hub.expect_first_only()
+            await submit(hub, federation, "bank-a", 2.0)
+            await hub.until(lambda: hub.engine.progress()["round"] == 2)
+        for expected in (2, 3):
+            async with aggregator(federation, tmp_path, count=3) as hub:
+                hub.expect_first_only()
+                site = participant(federation, "bank-a")
+                info = await current_round(hub.url, site)
+                assert (info.number, info.model_version) == (expected, expected - 1)
+                assert hub.events("round")[0]["move"] == "restarted"
+                assert np.allclose((await fetch_model(hub, site))["w"], MODEL["w"] + 2.0 * (expected - 1))
+                assert hub.engine.model_path(0).exists()
+                await submit(hub, federation, "bank-a", 2.0)
+                await hub.until(lambda hub=hub: hub.engine.state is not RoundState.COLLECTING)  # type: ignore[misc]
+                await hub.until(lambda hub=hub: hub.engine.state is not RoundState.AGGREGATING)  # type: ignore[misc]
+        async with aggregator(federation, tmp_path, count=3) as hub:
+            await until(hub, RoundState.FINISHED)
+            assert np.allclose((await fetch_model(hub, participant(federation, "bank-b")))["w"], MODEL["w"] + 6.0)
+            assert hub.engine.progress()["round"] == 3
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_attempts_are_counted_over_restarts_and_a_failed_run_is_tried_again(
+    federation: Federation, tmp_path: Path
+) -> None:
+    """An opening that a restart cut short is no attempt; one that missed its quorum is."""
+
+    def opened(hub: Hub) -> list[int]:
+        return [event["attempt"] for event in hub.events("round") if event["move"] == "open"]
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, attempts=2) as hub:
+            await current_round(hub.url, participant(federation, "bank-a"))
+            assert opened(hub) == [1]
+        async with aggregator(federation, tmp_path, attempts=2) as hub:
+            await current_round(hub.url, participant(federation, "bank-a"))
+            hub.pass_deadline()
+            await hub.until(lambda: opened(hub) == [1, 2])
+        async with aggregator(federation, tmp_path, attempts=2) as hub:
+            await current_round(hub.url, participant(federation, "bank-a"))
+            assert opened(hub) == [2]
+            hub.pass_deadline()
+            await until(hub, RoundState.FAILED)
+        async with aggregator(federation, tmp_path, attempts=2) as hub:
+            await submit(hub, federation, "bank-a", 1.0)
+            assert opened(hub) == [1]
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
 GCM, CHACHA = "pqfl/v1/mlkem768x25519-mldsa65", "pqfl/v1/mlkem768x25519-chacha-mldsa65"

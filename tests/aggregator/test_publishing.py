@@ -38,10 +38,17 @@ class Desk:
         key = RecipientKey.from_bytes(site.receiving_key)
         self.suites = Suites(self.member, [(site.signing_key.algorithm, key.kem)])
         self.keys = [key]
+        self.kept: list[Model] = []
         self.said: list[Model] = []
         self.store = ModelStore(folder)
         self.publisher = Publisher(
-            lambda: self.member, lambda: self.keys, self.suites, self.store, Stopwatch(), self.said.append
+            lambda: self.member,
+            lambda: self.keys,
+            self.suites,
+            self.store,
+            Stopwatch(),
+            self.kept.append,
+            self.said.append,
         )
 
     def withdraw(self, *algorithms: str) -> None:

@@ -151,17 +151,20 @@ def test_a_port_in_use_is_named(federation: Federation, tmp_path: Path, crew: Cr
     assert f"aggregator.listen {address}: the address is in use" in error
 
 
-def test_a_state_folder_of_an_earlier_run_is_not_written_over(
+def test_a_state_folder_is_gone_on_with_by_the_same_run_alone(
     federation: Federation, tmp_path: Path, crew: Crew
 ) -> None:
-    """A second run needs another folder, and the first one's models stay."""
+    """Not while it is in use, and not with another initial model; the models there stay."""
     config = configure(federation, tmp_path)
     process, _ = start(crew, config)
     process.wait_for(lambda event: event.get("event") == "model", 20)
-    process.end()
     status, error = refused(config)
-    assert status == 2
-    assert "earlier run" in error
+    assert (status, "another aggregator works with this folder" in error) == (2, True), error
+    process.end()
+    start(crew, config)[0].end()
+    np.savez(tmp_path / "model.npz", w=np.zeros(2, np.float32))
+    status, error = refused(config)
+    assert (status, "keeps a run that began with model" in error) == (2, True), error
     assert len(list((tmp_path / "state" / "models").iterdir())) == 1
 
 

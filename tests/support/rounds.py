@@ -18,9 +18,10 @@ from aiohttp import web
 from aggregator.app import ENVELOPE_TYPE, make_app, make_runner
 from aggregator.config import RoundsConfig
 from aggregator.engine import Engine, Setup
-from aggregator.store.models import ModelStore
+from aggregator.keeping import Keeper
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog
+from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.crypto.pyca import SigningKey
@@ -67,6 +68,11 @@ class Hub:
         sites = self.engine._sites()[:1]
         self.engine._sites = lambda: sites  # type: ignore[method-assign]
 
+    def close(self) -> None:
+        """Give back what belongs to one process at a time."""
+        self.engine._setup.audit.close()
+        self.engine._setup.keeper.close()
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the run is so."""
         while not condition():
@@ -105,7 +111,7 @@ async def aggregator(
         with suppress(asyncio.CancelledError):
             await task
         await runner.cleanup()
-        hub.engine._setup.audit.close()
+        hub.close()
 
 
 def make_hub(
@@ -124,11 +130,18 @@ def make_hub(
     config = RoundsConfig(**{"count": 1, "quorum": 1, "deadline_seconds": 60.0, "attempts": 1} | rounds)
     audit_path, clock = folder / "audit.jsonl", Clock()
     setup = Setup(
-        member, config, MODEL if model is None else model, ModelStore(folder / "state"),
+        member, config, make_keeper(federation, folder, model=model, count=config.count),
         AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock, keys,
         revocations,
     )  # fmt: skip
     return Hub(Engine(setup), "", log, audit_path, clock)
+
+
+def make_keeper(federation: Federation, folder: Path, *, model: Any = None, count: int = 1) -> Keeper:
+    """Begin a run in ``folder``, or go on with the one there."""
+    keys = ReceivingKeys.from_pem((federation.aggregator / "receiving.key").read_bytes())
+    model = MODEL if model is None else model
+    return Keeper(folder / "state", keys, federation="fed", model=model, count=count)
 
 
 def membership(federation: Federation, folder: Path, role: Role = Role.SITE) -> Membership:

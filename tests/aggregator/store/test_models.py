@@ -41,11 +41,23 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_an_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
-    """A folder with models of an earlier run is refused by name."""
-    ModelStore(tmp_path).save(0, [b"model"])
-    with pytest.raises(ConfigurationError, match=r"00000000\.pqfl"):
-        ModelStore(tmp_path)
+def test_versions_are_listed_in_order_and_nothing_else_is(tmp_path: Path) -> None:
+    """Whatever else lies in the folder is no model."""
+    store = ModelStore(tmp_path)
+    for version in (10, 2):
+        store.save(version, [b"model"])
+    (tmp_path / "models" / "notes.pqfl").write_bytes(b"")
+    assert store.versions() == [2, 10]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0\0\0\5abc", b"\xff" * 100])
+def test_the_suite_of_a_damaged_model_is_an_error(tmp_path: Path, damaged: bytes) -> None:
+    """The file is named, and nobody is told that the fault is theirs."""
+    store = ModelStore(tmp_path)
+    store.save(4, [damaged])
+    with pytest.raises(PlatformError, match=r"00000004\.pqfl") as caught:
+        store.suite(4)
+    assert caught.value.reason == "disk"
 
 
 def test_an_unusable_folder_is_named(tmp_path: Path) -> None:
