@@ -255,12 +255,12 @@ class Engine:
             self.reception.collecting = None
             if move is not Move.WITHDRAWN:
                 collecting.round.move(move)
-                await self._keep_standing(collecting.round)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
             self._enter(RoundState.AGGREGATING)
             if move is Move.WITHDRAWN:
                 # No attempt of the sites': they had no chance to complete it.
                 continue
+            await self._keep_standing(collecting.round)
             attempt += 1
             if move is Move.SHORT_AT_DEADLINE:
                 continue

@@ -427,6 +427,21 @@ def test_a_stream_of_nonsense_only_ends_the_wait(body: bytes) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_refusal_only_ends_the_wait(status: int) -> None:
+    """An aggregator that is being restarted has no such round yet, or the gateway cannot reach it."""
+
+    async def handler(_request: web.Request) -> web.Response:
+        problem = problems.to_problem(MessageError("there is no round 3 yet", reason="unknown_round"))
+        return web.Response(status=status, body=json.dumps(problem).encode(), content_type=problems.CONTENT_TYPE)
+
+    async def scenario() -> None:
+        async with server(handler) as url, Exchange(url) as exchange:
+            await asyncio.wait_for(exchange.news(3, "collecting"), 10)
+
+    asyncio.run(scenario())
+
+
 def test_a_unix_socket_is_an_address_too(tmp_path: Path) -> None:
     """``unix:PATH`` reaches an aggregator without any port."""
 

@@ -1,0 +1,118 @@
+"""An aggregator that is killed, at any of its steps: started again, the run goes on, and its models are the same."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pqfl_transport.client import FederatedClient, RoundInfo
+from tests.support.aggregators import write_config
+from tests.support.killing import Command, Plan, running
+from tests.support.pki import Federation, make_federation
+from tests.support.rounds import MODEL
+
+SITES = ("bank-a", "bank-b")
+ROUNDS = 2
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation"), sites=SITES)
+
+
+class Run:
+    """One run of two rounds: an aggregator in a folder of its own, and both sites in this process."""
+
+    def __init__(self, federation: Federation, folder: Path) -> None:
+        folder.mkdir()
+        self.federation, self.folder, self._stack = federation, folder, ExitStack()
+        self.socket = folder / "a.sock"
+        self.config = write_config(
+            federation, folder, listen=f"unix:{self.socket}", model=MODEL, count=ROUNDS, quorum=2, deadline_seconds=120
+        )
+        self.trained: dict[str, list[int]] = {name: [] for name in SITES}
+
+    def start(self, die_before: int = 0) -> Command:
+        """Start the aggregator, to die before that step on its state folder if it is given."""
+        plan = Plan((self.folder / "state",), self.folder / "steps", die_before) if die_before >= 0 else None
+        words = ("aggregator", "--config", self.config, "--log-format", "json")
+        command = self._stack.enter_context(running(*words, plan=plan))
+        command.wait_until_listening()
+        return command
+
+    async def play(self, name: str) -> Any:
+        """Take part as a site to the end; return the last model."""
+
+        def train(weights: Any, info: RoundInfo) -> Any:
+            self.trained[name].append(info.number)
+            change = 0.1 * (1 + SITES.index(name)) * info.number
+            return {key: array + array.dtype.type(change) for key, array in weights.items()}, 10 * info.number
+
+        async with FederatedClient(
+            f"unix:{self.socket}", identity_dir=self.federation.site(name), roster_path=self.federation.roster,
+            retry_seconds=30,
+        ) as client:  # fmt: skip
+            return await client.run(train)
+
+    def play_through(self, die_before: int = 0) -> list[Any]:
+        """Play with both sites, starting the aggregator again when it dies; return the last model of each."""
+
+        async def scenario() -> list[Any]:
+            first = await asyncio.to_thread(self.start, die_before)
+            playing = asyncio.gather(*map(self.play, SITES))
+            while not playing.done() and not await asyncio.to_thread(first.has_ended, 0.02):
+                continue
+            if not playing.done():
+                assert await asyncio.to_thread(first.wait) == -9, first.said
+                await asyncio.to_thread(self.start, -1)
+            return list(await playing)
+
+        return asyncio.run(asyncio.wait_for(scenario(), 60))
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any], int]]:
+    """The models of a run that nothing happened to, and how many steps its aggregator made."""
+    run = Run(federation, tmp_path_factory.mktemp("undisturbed") / "run")
+    try:
+        yield run.play_through(), len((run.folder / "steps").read_text().splitlines())
+    finally:
+        run.close()
+
+
+def play_and_compare(federation: Federation, folder: Path, models: list[Any], die_before: int) -> None:
+    run = Run(federation, folder)
+    try:
+        for found, expected in zip(run.play_through(die_before), models, strict=True):
+            assert found.keys() == expected.keys()
+            assert all(np.array_equal(found[key], expected[key]) for key in expected), die_before
+        # What was trained is never trained again.
+        assert run.trained == dict.fromkeys(SITES, [1, 2]), die_before
+    finally:
+        run.close()
+
+
+def test_killed_at_some_of_its_steps(
+    federation: Federation, tmp_path: Path, undisturbed: tuple[list[Any], int]
+) -> None:
+    """Killed early, in the middle and late, the run ends with the same models, bit for bit."""
+    models, steps = undisturbed
+    for die_before in range(1, steps + 1, steps // 5):
+        play_and_compare(federation, tmp_path / str(die_before), models, die_before)
+
+
+@pytest.mark.slow
+def test_killed_at_each_of_its_steps(
+    federation: Federation, tmp_path: Path, undisturbed: tuple[list[Any], int]
+) -> None:
+    """Before every change that it makes to its state folder."""
+    models, steps = undisturbed
+    for die_before in range(1, steps + 1):
+        play_and_compare(federation, tmp_path / str(die_before), models, die_before)
