@@ -249,12 +249,7 @@ class Engine:
             self._take_on_roster()
             await self._models.seal_again_if_needed()
             collecting = await self._open(attempt)
-            move = await self._collect(collecting.round)
-            # From here on nothing can be opened any more: the round's private key is forgotten.
-            collecting.forget_key()
-            self.reception.collecting = None
-            if move is not Move.WITHDRAWN:
-                collecting.round.move(move)
+            move = await self._close(collecting)
             self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
             self._enter(RoundState.AGGREGATING)
             if move is Move.WITHDRAWN:
@@ -302,7 +297,9 @@ class Engine:
             not_after=math.ceil(deadline) + _GRACE_SECONDS,
         )
         await asyncio.to_thread(self._setup.keeper.opened, terms, attempt, self.standing.member.roster.number)
-        collecting = self.reception.collecting = Collecting(Round(terms), receiving_key, model.weights)
+        collecting = self.reception.collecting = Collecting(
+            Round(terms), receiving_key, model.weights, self._setup.keeper.updates
+        )
         self._record(
             EventKind.ROUND, round=self._number, move="open", attempt=attempt, suite=terms.suite,
             base_model=model.digest.hex(), receiving_key=receiving_key.fingerprint.hex(),
@@ -325,14 +322,28 @@ class Engine:
         # A run that had failed is tried again when it is started again.
         return attempt if attempt <= self._setup.rounds.attempts else 1
 
-    async def _collect(self, round_: Round) -> Move:
+    async def _close(self, collecting: Collecting) -> Move:
+        round_ = collecting.round
+        while True:
+            await self._collect(round_)
+            async with collecting.settling:
+                # One that was being written down counts, and one that was revoked meanwhile does not.
+                move = Move.WITHDRAWN if round_.state is State.FAILED else round_.due(self._setup.clock())
+                if move is None:
+                    continue
+                # From here on nothing else can be opened any more: the round's private key is forgotten.
+                collecting.forget_key()
+                self.reception.collecting = None
+                if move is not Move.WITHDRAWN:
+                    round_.move(move)
+                return move
+
+    async def _collect(self, round_: Round) -> None:
         while True:
             self._arrived.clear()
             now = self._setup.clock()
-            if round_.state is State.FAILED:
-                return Move.WITHDRAWN
-            if move := round_.due(now):
-                return move
+            if round_.state is State.FAILED or round_.due(now) is not None:
+                return
             try:
                 async with asyncio.timeout(round_.terms.deadline - now):
                     await self._arrived.wait()

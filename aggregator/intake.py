@@ -9,18 +9,19 @@ end an upload which asked to be resumable (`aggregator.transfers`).
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from aggregator.rounds import Reservation, Round
+from aggregator.contents import StoredUpdate, read_update
+from aggregator.rounds import Receipt, Reservation, Round
+from aggregator.store.updates import KeptUpdates
 from aggregator.transfers import Accepted, Progress, Transfer, Transfers
-from pqfl_transport.aggregation.fedavg import Update, Weights, check_update
-from pqfl_transport.content.codecs import decode
+from pqfl_transport.aggregation.fedavg import Update, Weights
 from pqfl_transport.content.envelope import Prologue, PrologueReader, envelope_bytes, verify_prologue
+from pqfl_transport.content.header import Header
 from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.opening import ContentKey, MemoryOpening, Opener, content_key
 from pqfl_transport.content.recipients import ReceivingKey
-from pqfl_transport.content.tensors import SAMPLES, parse, total_bytes
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.net.resumable import UploadAddress, UploadFields
@@ -28,7 +29,6 @@ from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
-_MAX_SAMPLES_DIGITS = 18
 # What is parsed and checked in less time than a thread takes to start is done on the loop.
 _THREAD_BYTES = 64 * 1024
 _KEY_THREADS = 4
@@ -44,7 +44,11 @@ class Collecting:
     receiving_key: ReceivingKey | None = field(repr=False)
     """``None`` once the round takes nothing more."""
     base: Weights
+    kept: KeptUpdates
+    """Where updates are written down."""
     transfers: Transfers = field(default_factory=Transfers)
+    settling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while one update is written down as accepted, and by whoever ends collecting: it counts or it does not."""
 
     @property
     def announced_key(self) -> bytes:
@@ -52,8 +56,9 @@ class Collecting:
         return b"" if self.receiving_key is None else self.receiving_key.public.to_bytes()
 
     def forget_key(self) -> None:
-        """Let go of the private key, so that nobody opens an update of this round any more."""
+        """Let go of the private key, so that nobody opens another update of this round, and of what is on its way."""
         self.receiving_key = None
+        self.transfers.discard_files()
 
 
 def _nobody(_progress: Progress) -> None:
@@ -141,6 +146,7 @@ class Intake:
         if replaced is not None:
             await replaced.take_over()
             round_.release(replaced.reservation)
+            replaced.file.discard()
         upload.offered(transfer.progress)
         return await self._write(transfer, collecting, body, complete=upload.fields.complete)
 
@@ -175,10 +181,21 @@ class Intake:
             extra = await self._extra(prologue)
             opener = Opener(prologue, unwrapped, sender_key=key, extra=extra)
             opening = await asyncio.to_thread(MemoryOpening, opener)
+            file = await asyncio.to_thread(collecting.kept.begin, prologue)
         except BaseException:
             collecting.round.release(reservation)
             raise
-        return Transfer(prologue, sender, reservation, opening)
+        stored = StoredUpdate(
+            file.path,
+            prologue.digest,
+            sender,
+            samples=0,
+            base=collecting.base,
+            sender_key=key,
+            key=unwrapped,
+            extra=extra,
+        )
+        return Transfer(prologue, stored, reservation, opening, file)
 
     def _reserve(self, prologue: Prologue, collecting: Collecting) -> Reservation:
         try:
@@ -213,22 +230,38 @@ class Intake:
             return transfer.progress
         transfer.seal_off()
         plaintext = await asyncio.to_thread(self._finish, transfer.opening)
-        header, sender, base = transfer.prologue.header, transfer.sender, collecting.base
-        update = await _off_the_loop(len(plaintext), lambda: _to_update(plaintext, header.codec, sender, base))
-        # Waiting for the body took time: the sender may have been revoked, the deadline may have passed, the suite
-        # may have been withdrawn.
-        self._policy.require_content_suite(header.suite)
-        _require_good_signer(self._members.party(header.sender), header.sender_fingerprint)
-        receipt = collecting.round.commit(transfer.reservation, update)
+        header, stored = transfer.prologue.header, transfer.stored
+        update = await _off_the_loop(
+            len(plaintext), lambda: read_update(plaintext, header.codec, stored.sender, stored.base)
+        )
+        await asyncio.to_thread(transfer.file.keep)
+        async with collecting.settling:
+            receipt = await self._accept(transfer, replace(stored, samples=update.samples), collecting)
         collecting.round.release(transfer.reservation)
         settle(transfer.prologue, self._keys)
         accepted = Accepted(receipt, update.samples, again=False, extra_key_ids=header.extra_key_ids)
         transfer.accepted, transfer.opening = accepted, None
         return transfer.accepted
 
+    async def _accept(self, transfer: Transfer, update: StoredUpdate, collecting: Collecting) -> Receipt:
+        header, round_, reservation = transfer.prologue.header, collecting.round, transfer.reservation
+        self._require_still_good(header)
+        if not round_.accepted(reservation):
+            await asyncio.to_thread(
+                collecting.kept.accept, round_.terms.challenge, reservation.receipt, update.samples
+            )  # fmt: skip
+            self._require_still_good(header)
+        return round_.commit(reservation, update)
+
+    def _require_still_good(self, header: Header) -> None:
+        # Waiting took time: the sender may have been revoked, the suite may have been withdrawn.
+        self._policy.require_content_suite(header.suite)
+        _require_good_signer(self._members.party(header.sender), header.sender_fingerprint)
+
     def _drop(self, transfer: Transfer, collecting: Collecting) -> None:
         collecting.transfers.remove(transfer)
         collecting.round.release(transfer.reservation)
+        transfer.file.discard()
 
     def _check_address(self, upload: Upload, prologue: Prologue) -> None:
         header = prologue.header
@@ -311,24 +344,6 @@ async def _read_prologue(body: AsyncIterator[bytes]) -> tuple[Prologue, bytes]:
             return prologue, reader.rest
     reader.finish()
     raise MessageError("the envelope is empty", reason="truncated")
-
-
-def _to_update(plaintext: memoryview, codec: str, sender: Party, base: Weights) -> Update:
-    encoded, metadata = parse(plaintext)
-    # A codec expands to about the model's size at most, and never is what is here already too large: whether it fits
-    # the model is for the next check to say, by the tensor's name.
-    most_bytes = max(len(plaintext), 2 * total_bytes(base))
-    delta = decode(encoded, metadata, codec, max_bytes=most_bytes)
-    text = metadata.get(SAMPLES, "")
-    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_SAMPLES_DIGITS and int(text) > 0):
-        raise RoundError(f"the update of {sender.id} gives no number of samples", reason="bad_samples")
-    samples = int(text)
-    if samples > sender.weight_cap:
-        raise RoundError(
-            f"{sender.id} claims {samples} samples, the roster allows {sender.weight_cap}", reason="bad_samples"
-        )
-    check_update(delta, base)
-    return Update(delta, samples)
 
 
 async def _off_the_loop(size_bytes: int, work: Callable[[], Update]) -> Update:

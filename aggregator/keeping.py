@@ -13,6 +13,7 @@ from aggregator.store.models import ModelStore
 from aggregator.store.own_model import OwnModels
 from aggregator.store.records import KeptModel, KeptRound, KeptRun, Standing, Store
 from aggregator.store.sqlite import SqliteStore
+from aggregator.store.updates import KeptUpdates
 from pqfl_transport.aggregation.fedavg import Weights, require_averageable
 from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.tensors import model_digest
@@ -44,6 +45,7 @@ class Keeper:
         try:
             self.models = ModelStore(folder)
             self._own = OwnModels(folder, keys, federation)
+            self.updates = KeptUpdates(folder, store)
             if not store.is_begun():
                 _require_no_models(self.models, folder)
             store.begin(KeptRun(federation, model_digest(model)))
@@ -55,6 +57,7 @@ class Keeper:
     def opened(self, terms: Terms, attempt: int, roster: int) -> None:
         """Keep that a round was opened. Raises ``PlatformError`` (``disk``), as all that follow."""
         self._store.open(KeptRound(terms, attempt, roster))
+        self.updates.keep_only(())
 
     def ended(self, challenge: bytes, standing: Standing) -> None:
         """Keep where an opening stands now."""
@@ -67,6 +70,7 @@ class Keeper:
             self._own.save(version, digest, weights)
         self._store.publish(KeptModel(version, digest))
         self._own.keep_only(version)
+        self.updates.keep_only(())
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -81,6 +85,7 @@ class Keeper:
             )
         weights = model if kept is None or not version else self._own.load(version, kept.digest)
         self._own.keep_only(version)
+        self.updates.keep_only(())
         attempts = 0
         if last is not None and last.terms.number == version + 1:
             # An opening that this process did not see to its end was no attempt of the sites'.

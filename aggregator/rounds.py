@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from pqfl_transport.aggregation.fedavg import Update
+from pqfl_transport.aggregation.fedavg import Contribution
 from pqfl_transport.content.envelope import Prologue
 from pqfl_transport.content.header import Header
 from pqfl_transport.errors import MessageError, RoundError
@@ -107,7 +107,7 @@ class Round:
 
     terms: Terms
     state: State = State.COLLECTING
-    updates: dict[str, Update] = field(default_factory=dict)
+    updates: dict[str, Contribution] = field(default_factory=dict)
     """Accepted updates by sender, in the order of their acceptance."""
     struck: set[str] = field(default_factory=set)
     """Sites that are not waited for any more."""
@@ -154,22 +154,30 @@ class Round:
         in_flight.append(reservation)
         return reservation
 
-    def commit(self, reservation: Reservation, update: Update) -> Receipt:
-        """Accept an opened and checked update; the first one of a sender wins.
+    def accepted(self, reservation: Reservation) -> bool:
+        """Whether exactly this envelope was accepted; where it was not, it can be.
 
-        The same envelope committed twice gives the same receipt and counts once. Raises ``RoundError``:
-        ``closed``, ``duplicate``.
+        Raises ``RoundError``: ``closed``, ``duplicate``.
         """
         sender = reservation.receipt.sender
-        accepted = self._receipts.get(sender)
-        if accepted is not None:
-            if accepted == reservation.receipt:
-                return accepted
+        receipt = self._receipts.get(sender)
+        if receipt is not None:
+            if receipt == reservation.receipt:
+                return True
             raise RoundError(f"an update of {sender} was accepted before", reason="duplicate")
         self._require_collecting()
-        self._receipts[sender] = reservation.receipt
-        self.updates[sender] = update
-        return reservation.receipt
+        return False
+
+    def commit(self, reservation: Reservation, update: Contribution) -> Receipt:
+        """Accept an opened and checked update; the first one of a sender wins.
+
+        The same envelope committed twice gives the same receipt and counts once. Raises as `accepted`.
+        """
+        receipt = reservation.receipt
+        if not self.accepted(reservation):
+            self._receipts[receipt.sender] = receipt
+            self.updates[receipt.sender] = update
+        return receipt
 
     def release(self, reservation: Reservation) -> None:
         """Give the place back, whether the upload was committed or failed. Releasing twice is harmless."""

@@ -15,12 +15,13 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from aggregator.contents import StoredUpdate
 from aggregator.rounds import Receipt, Reservation
+from aggregator.store.updates import UpdateFile
 from pqfl_transport.content.envelope import Prologue, envelope_bytes
 from pqfl_transport.content.opening import MemoryOpening
 from pqfl_transport.errors import MessageError, TransportError
 from pqfl_transport.net.resumable import UploadAddress
-from pqfl_transport.pki.roster import Party
 
 Value = TypeVar("Value")
 
@@ -50,10 +51,13 @@ class Transfer:
     """One envelope on its way in."""
 
     prologue: Prologue
-    sender: Party
+    stored: StoredUpdate
+    """The update that will have been accepted, without its samples."""
     reservation: Reservation
     opening: MemoryOpening | None
     """None once the envelope was accepted."""
+    file: UpdateFile
+    """Where the envelope is written as it comes."""
     accepted: Accepted | None = None
     _writer: "asyncio.Task[Any] | None" = field(default=None, repr=False)
     _ending: bool = False
@@ -61,7 +65,7 @@ class Transfer:
     @property
     def address(self) -> UploadAddress:
         """Where it is continued."""
-        return UploadAddress(self.prologue.header.round, self.sender.id.name, self.prologue.digest)
+        return UploadAddress(self.prologue.header.round, self.stored.sender.id.name, self.prologue.digest)
 
     @property
     def progress(self) -> Progress:
@@ -76,12 +80,13 @@ class Transfer:
         return self.opening is not None and (self._writer is None or self._writer.done())
 
     def feed(self, data: bytes) -> None:
-        """Take more of the envelope. Raises ``MessageError`` as `Opener` does."""
+        """Take more of the envelope. Raises ``MessageError`` as `Opener` does, and what `UpdateFile.write` raises."""
         if self.opening is None:
             if data:
                 raise MessageError("bytes behind the end of the envelope", reason="excess")
             return
         self.opening.feed(data)
+        self.file.write(data)
 
     async def write(self, work: Coroutine[Any, Any, Value]) -> Value:
         """Do the work of one request, unless a later one takes over. Raises ``TransportError`` (``cut_off``) then."""
@@ -140,9 +145,14 @@ class Transfers:
         if self.holds(transfer):
             del self._by_address[transfer.address]
 
+    def discard_files(self) -> None:
+        """Leave nothing on the disk of those that are on their way: their round is over."""
+        for transfer in self._by_address.values():
+            transfer.file.discard()
+
     def oldest_stalled(self, sender: str) -> Transfer | None:
         """Return the transfer of a sender that nobody writes to, the one that began first."""
-        stalled = (one for one in self._by_address.values() if one.is_stalled and str(one.sender.id) == sender)
+        stalled = (one for one in self._by_address.values() if one.is_stalled and str(one.stored.sender.id) == sender)
         return next(stalled, None)
 
 

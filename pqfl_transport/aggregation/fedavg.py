@@ -1,8 +1,9 @@
 """Federated averaging (McMahan et al., 2017) of model *deltas*, weighted by the number of samples.
 
 A site sends ``delta = new - base``, and the new model is ``base + sum(samples · delta) / sum(samples)``. Sums are held
-in float64 whatever the tensors' own type, one tensor at a time, so that the extra memory is two float64 copies of the
-largest tensor and not of the model. Results are rounded back to each tensor's type.
+in float64 whatever the tensors' own type. Updates are added one after the other and asked for their delta once, so that
+the extra memory is one float64 copy of the model, whatever the number of updates, and another of its largest tensor.
+Results are rounded back to each tensor's type.
 
 Tensors are floating-point or signed integers (a counter of batches, say). Integers are averaged like the rest and
 rounded to the nearest, ties to even; beyond 2^53 float64 no longer holds every integer. Booleans, unsigned integers
@@ -11,7 +12,7 @@ and complex numbers are refused at the start: a delta of them cannot be negative
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +36,35 @@ class Update:
     samples: int
 
 
-def federated_average(base: Weights, updates: Sequence[Update]) -> Weights:
+class Contribution(Protocol):
+    """What is averaged: an `Update`, or one whose delta has to be fetched first."""
+
+    @property
+    def delta(self) -> Weights:
+        """The delta, shaped like the base model."""
+
+    @property
+    def samples(self) -> int:
+        """The samples it was trained on."""
+
+
+def federated_average(base: Weights, updates: Sequence[Contribution]) -> Weights:
     """Return ``base`` plus the sample-weighted mean of the deltas, in the form, names and types of ``base``.
 
     The base is left unchanged. Raises ``RoundError``: ``no_updates``, ``bad_samples``, what `check_update` finds of
-    names, shapes and types, and ``not_finite`` when the mean leaves the range of a tensor's type.
+    names, shapes and types, and ``not_finite`` when the mean leaves the range of a tensor's type; and what asking for a
+    delta raises.
     """
     if not updates:
         raise RoundError("there is no update to average", reason="no_updates")
     for update in updates:
         if update.samples < 1:
             raise RoundError(f"an update counts {update.samples} samples, at least 1 is needed", reason="bad_samples")
-        check_layout(update.delta, base)
+    sums = {name: np.zeros(tensor.shape, np.float64) for name, tensor in _items(base)}
+    for update in updates:
+        _add(sums, update.delta, update.samples, base)
     total = sum(update.samples for update in updates)
-    averaged = {
-        name: _average(name, tensor, [(_tensor(update.delta, name), update.samples) for update in updates], total)
-        for name, tensor in _items(base)
-    }
+    averaged = {name: _moved(name, tensor, sums.pop(name), total) for name, tensor in _items(base)}
     return list(averaged.values()) if isinstance(base, list) else {str(name): out for name, out in averaged.items()}
 
 
@@ -116,18 +129,19 @@ def is_finite(tensor: Array) -> bool:
     )
 
 
-def _average(name: str | int, base: Array, deltas: Iterable[tuple[Array, int]], total: int) -> Array:
-    mean = np.zeros(base.shape, np.float64)
-    term = np.empty(base.shape, np.float64)
+def _add(sums: dict[str | int, NDArray[np.float64]], delta: Weights, samples: int, base: Weights) -> None:
+    check_layout(delta, base)
     with np.errstate(over="ignore", invalid="ignore"):
-        for delta, samples in deltas:
-            np.copyto(term, delta, casting="unsafe")
+        for name, tensor in _items(delta):
+            term = tensor.astype(np.float64)
             term *= samples
-            mean += term
+            sums[name] += term
+
+
+def _moved(name: str | int, base: Array, mean: NDArray[np.float64], total: int) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
         mean /= total
-        np.copyto(term, base, casting="unsafe")
-        mean += term
-        del term
+        mean += base.astype(np.float64)
         if base.dtype.kind == "i":
             np.rint(mean, out=mean)
             result = _to_integers(name, mean, base.dtype)

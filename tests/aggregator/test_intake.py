@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import resource
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -21,13 +22,21 @@ from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
 from pqfl_transport.crypto.pyca import SigningKey
-from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError, TransportError
+from pqfl_transport.errors import (
+    CertificateError,
+    MessageError,
+    PlatformError,
+    PolicyError,
+    PqflError,
+    RoundError,
+    TransportError,
+)
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.roster import FormerKey, Party
 from pqfl_transport.policy import for_level
 from pqfl_transport.timing import Stopwatch
 from tests.support.pki import Federation, make_federation
-from tests.support.rounds import MODEL, membership
+from tests.support.rounds import MODEL, kept_updates, membership
 
 NOW = 1000.0
 SUITE = "pqfl/v1/mlkem768x25519-mldsa65"
@@ -53,7 +62,7 @@ def collecting(federation: Federation) -> Collecting:
         expected=frozenset({federation.site_uri("bank-a"), federation.site_uri("bank-b")}),
         quorum=1, deadline=2000.0, not_after=2060.0,
     )  # fmt: skip
-    return Collecting(Round(terms), KEY, MODEL)
+    return Collecting(Round(terms), KEY, MODEL, kept_updates(federation))
 
 
 def seal(site: Membership, delta: Any = None, metadata: dict[str, str] | None = None, **changes: Any) -> bytes:
@@ -139,7 +148,7 @@ def test_a_small_update_cannot_expand_to_a_large_one(federation: Federation, sit
 def replace_limit(open_round: Collecting) -> Collecting:
     """Return the round with room for any plaintext, so that only the codec's limit is left."""
     terms = replace(open_round.round.terms, max_plaintext_bytes=1 << 30)
-    return Collecting(Round(terms), open_round.receiving_key, open_round.base)
+    return Collecting(Round(terms), open_round.receiving_key, open_round.base, open_round.kept)
 
 
 @pytest.mark.parametrize("samples", ["", "0", "-1", "1.5", "1e3", "٣", "9" * 19, "1000001", " 1", "+1"])
@@ -182,7 +191,7 @@ def test_a_suite_outside_the_policy_is_refused(federation: Federation, site: Mem
     open_round = collecting(federation)
     lower = replace(open_round.round.terms, suite="pqfl/v1/mlkem768x25519-mldsa44")
     with pytest.raises(MessageError) as caught:
-        take(federation, seal(site), Collecting(Round(lower), KEY, MODEL))
+        take(federation, seal(site), Collecting(Round(lower), KEY, MODEL, open_round.kept))
     assert caught.value.reason == "wrong_suite"
     strict = Intake(
         membership(federation, federation.site("bank-a")).roster, for_level("cnsa2"), lambda: NOW, Stopwatch()
@@ -380,6 +389,82 @@ def test_an_upload_begun_under_the_former_key_finishes(
     with pytest.raises(MessageError) as caught:
         asyncio.run(taker.take(upload(seal(member)), collecting(federation)))
     assert caught.value.reason == "wrong_sender_key"
+
+
+def folder_of(open_round: Collecting) -> list[str]:
+    return sorted(path.name for path in open_round.kept.path(b"").parent.iterdir())
+
+
+def test_what_was_accepted_is_on_the_disk_as_it_came(federation: Federation, site: Membership) -> None:
+    """Byte for byte, under the digest of its prologue."""
+    open_round, data = collecting(federation), seal(site)
+    accepted = take(federation, data, open_round, cuts=[100, 9000])
+    assert open_round.kept.path(accepted.receipt.prologue_digest).read_bytes() == data
+
+
+def test_what_was_refused_leaves_no_file(federation: Federation, site: Membership) -> None:
+    """Garbage, a cut, a wrong shape, a round that closed meanwhile."""
+    open_round, good = collecting(federation), seal(site)
+    prologue, rest = decode_prologue(good)
+    wrong = seal(site, delta={"w": np.ones((9, 9), np.float32)})
+    for data in (prologue.raw + bytes(len(rest)), good[:-20], wrong):
+        with pytest.raises(PqflError):
+            take(federation, data, open_round)
+        assert [name for name in folder_of(open_round) if name.startswith(".")] == []
+    open_round.kept.keep_only([])
+    assert folder_of(open_round) == []
+
+
+def test_a_disk_that_takes_no_more_refuses_the_update(
+    federation: Federation, site: Membership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its bytes cannot be written or that it was accepted; its place is given back, and it can come again."""
+    open_round, data = collecting(federation), seal(site)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, limits[1]))
+    try:
+        with pytest.raises(PlatformError) as caught:
+            take(federation, data, open_round)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.reason == "disk"
+
+    def full(*_words: object) -> None:
+        raise PlatformError("no space left", reason="disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(open_round.kept, "accept", full)
+        for _ in range(MAX_RESERVATIONS + 1):
+            with pytest.raises(PlatformError):
+                take(federation, data, open_round)
+    assert open_round.round.updates == {}
+    assert take(federation, data, open_round).samples == 7
+
+
+def test_a_sender_that_is_revoked_while_its_update_is_written_down_is_not_counted(
+    federation: Federation, site: Membership
+) -> None:
+    """Between the last look at its entry and the disk's answer a list may have come."""
+    open_round = collecting(federation)
+    roster, gone = site.roster, []
+
+    class Members:
+        def party(self, uri: str) -> Party:
+            if gone:
+                raise CertificateError("revoked", reason="revoked")
+            return roster.party(uri)
+
+    real = open_round.kept.accept
+
+    def slow(*words: Any) -> None:
+        gone.append(True)
+        real(*words)
+
+    open_round.kept.accept = slow  # type: ignore[method-assign]
+    taker = Intake(Members(), for_level("high"), lambda: NOW, Stopwatch())
+    with pytest.raises(CertificateError):
+        asyncio.run(taker.take(upload(seal(site)), open_round))
+    assert open_round.round.updates == {}
 
 
 def test_a_former_key_that_is_revoked_during_an_upload_ends_it(

@@ -1,14 +1,18 @@
 """Transfers: one writer at a time, and nothing lost when another takes over."""
 
 import asyncio
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, cast
 
 import pytest
 
+from aggregator.contents import StoredUpdate
 from aggregator.rounds import Receipt, Reservation
+from aggregator.store.updates import UpdateFile
 from aggregator.transfers import Accepted, Transfer, Transfers
 from pqfl_transport.content.envelope import decode_prologue
-from pqfl_transport.content.opening import MemoryOpening, Opener
+from pqfl_transport.content.opening import MemoryOpening, Opener, content_key
 from pqfl_transport.errors import MessageError, TransportError
 from pqfl_transport.net.resumable import UploadAddress
 from pqfl_transport.pki.roster import Party
@@ -25,9 +29,14 @@ class _Party:
 def transfer() -> tuple[Transfer, bytes]:
     """A transfer that has its prologue, and the bytes behind it."""
     prologue, rest = decode_prologue(bytes(KEYS.seal()))
-    opening = MemoryOpening(Opener(prologue, KEYS.receiving, sender_key=KEYS.signing.verifying_key))
+    key = content_key(prologue, KEYS.receiving)
+    opening = MemoryOpening(Opener(prologue, key, sender_key=KEYS.signing.verifying_key))
     receipt = Receipt(3, prologue.header.sender, prologue.header.envelope_id, prologue.digest, b"")
-    return Transfer(prologue, cast("Party", _Party()), Reservation(receipt), opening), rest
+    file = UpdateFile(Path(mkdtemp()) / "update", prologue)
+    stored = StoredUpdate(
+        file.path, prologue.digest, cast("Party", _Party()), 0, {}, KEYS.signing.verifying_key, key, ()
+    )  # fmt: skip
+    return Transfer(prologue, stored, Reservation(receipt), opening, file), rest
 
 
 def test_progress_counts_the_bytes_of_the_envelope() -> None:
@@ -134,7 +143,7 @@ def test_transfers_are_found_by_their_address() -> None:
         transfers.find(first.address)
     assert caught.value.reason == "unknown_upload"
     assert transfers.add(first) is None
-    again = Transfer(first.prologue, first.sender, first.reservation, first.opening)
+    again = Transfer(first.prologue, first.stored, first.reservation, first.opening, first.file)
     assert transfers.add(again) is first
     assert transfers.holds(again)
     transfers.remove(first)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,8 @@ from aggregator.app import ENVELOPE_TYPE, make_app, make_runner
 from aggregator.config import RoundsConfig
 from aggregator.engine import Engine, Setup
 from aggregator.keeping import Keeper
+from aggregator.store.records import KeptUpdate
+from aggregator.store.updates import KeptUpdates
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog
 from pqfl_transport.content.receiving_keys import ReceivingKeys
@@ -135,6 +138,21 @@ def make_hub(
         revocations,
     )  # fmt: skip
     return Hub(Engine(setup), "", log, audit_path, clock)
+
+
+class Willing:
+    """A database that takes every update, and remembers which."""
+
+    def __init__(self) -> None:
+        self.accepted: list[KeptUpdate] = []
+
+    def accept(self, _challenge: bytes, update: KeptUpdate) -> None:
+        self.accepted.append(update)
+
+
+def kept_updates(federation: Federation) -> KeptUpdates:
+    """Return where the updates of one round can be kept."""
+    return KeptUpdates(Path(mkdtemp(dir=federation.aggregator.parent)), Willing())
 
 
 def make_keeper(federation: Federation, folder: Path, *, model: Any = None, count: int = 1) -> Keeper:
