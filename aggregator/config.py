@@ -67,13 +67,15 @@ class AggregatorConfig:
     """Trust anchors of the federation; its root signs the roster."""
     roster: Path
     state: Path
-    """Folder for sealed models, empty at the start of a run."""
+    """Folder for what is kept of the run over restarts."""
     audit: Path
     initial_model: Path
     """``.npz`` or ``.safetensors``: model version 0."""
     rounds: RoundsConfig
     roster_state: Path | None = None
     """Where the highest number of the roster is remembered; beside the roster unless given."""
+    restart_key: Path | None = None
+    """Pre-shared key that the key of an open round is kept under, for a restart; outside of ``state``."""
     passphrase_file: Path | None = None
     """Where the passphrase of an encrypted ``signing.key`` is read; the environment's where there is none."""
     keys: Path | None = None
@@ -113,6 +115,7 @@ def load_config(path: Path) -> AggregatorConfig:
         initial_model=model.path("initial"),
         passphrase_file=aggregator.optional_path("passphrase_file"),
         rounds=_rounds(Section(path, document, "rounds")),
+        restart_key=_restart_key(aggregator, state),
         roster_state=aggregator.optional_path("roster_state"),
         advisory=aggregator.optional_path("advisory"),
         reload_seconds=aggregator.number("reload_seconds", DEFAULT_RELOAD_SECONDS, least=1),
@@ -125,6 +128,16 @@ def load_config(path: Path) -> AggregatorConfig:
     aggregator.finish()
     model.finish()
     return config
+
+
+def _restart_key(section: Section, state: Path) -> Path | None:
+    path = section.optional_path("restart_key")
+    if path is not None and path.resolve().is_relative_to(state.resolve()):
+        raise ConfigurationError(
+            f"{section.file}: aggregator.restart_key {path} lies in the state folder, whose back-ups it must not be in",
+            reason="restart_key",
+        )
+    return path
 
 
 def _keys(section: Section) -> Path:

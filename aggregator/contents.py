@@ -7,9 +7,9 @@ it again, its own content key, is in memory alone; the round's private key is no
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aggregator.store.reading import read_prologue
 from pqfl_transport.aggregation.fedavg import Update, Weights, check_update
 from pqfl_transport.content.codecs import decode
-from pqfl_transport.content.envelope import PrologueReader
 from pqfl_transport.content.opening import ContentKey, MemoryOpening, Opener
 from pqfl_transport.content.tensors import SAMPLES, parse, total_bytes
 from pqfl_transport.crypto.pyca import VerifyingKey
@@ -68,18 +68,13 @@ class StoredUpdate:
             ) from error
 
     def _open(self) -> Update:
-        reader, opening = PrologueReader(), None
         with self.path.open("rb") as file:
+            prologue, rest = read_prologue(file)
+            # The one of this digest was verified when it came.
+            if prologue.digest != self.prologue_digest:
+                raise MessageError("it has another prologue", reason="replay")
+            opening = MemoryOpening(Opener(prologue, self.key, sender_key=self.sender_key, extra=self.extra))
+            opening.feed(rest)
             while data := file.read(_READ_BYTES):
-                if opening is not None:
-                    opening.feed(data)
-                elif (prologue := reader.feed(data)) is not None:
-                    # That one was verified when it came.
-                    if prologue.digest != self.prologue_digest:
-                        raise MessageError("it has another prologue", reason="replay")
-                    opener = Opener(prologue, self.key, sender_key=self.sender_key, extra=self.extra)
-                    opening, codec = MemoryOpening(opener), prologue.header.codec
-                    opening.feed(reader.rest)
-        if opening is None:
-            raise MessageError("it ends within its prologue", reason="truncated")
-        return read_update(opening.finalize(), codec, self.sender, self.base)
+                opening.feed(data)
+        return read_update(opening.finalize(), prologue.header.codec, self.sender, self.base)

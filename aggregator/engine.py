@@ -36,7 +36,9 @@ from aggregator.intake import Collecting, Intake
 from aggregator.keeping import Keeper
 from aggregator.publishing import Model, Publisher
 from aggregator.reception import Reception
+from aggregator.resuming import require_unchanged, resume
 from aggregator.rounds import Move, Round, State, Terms
+from aggregator.store.records import KeptRound
 from aggregator.store.records import Standing as Kept
 from aggregator.suites import Suites, kinds_of
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState
@@ -116,11 +118,13 @@ class Engine:
         """Run all rounds; return when the state is finished or failed."""
         try:
             start = self._start
-            if start.version or start.attempts:
+            if start.version or start.attempts or start.round:
                 self._record(EventKind.ROUND, round=self._number, move="restarted", model_version=start.version)
             await self._models.publish(start.weights, start.version)
+            resumed = None if start.round is None else await self._resume(start.round)
             for number in range(start.version + 1, self._setup.rounds.count + 1):
-                await self._run_round(number)
+                await self._run_round(number, resumed)
+                resumed = None
         except PqflError as error:
             self._record(EventKind.ROUND, round=self._number, move="failed", detail=str(error))
             self._enter(RoundState.FAILED)
@@ -241,23 +245,24 @@ class Engine:
         if not 1 <= number <= self._number:
             raise MessageError(f"there is no round {number} yet", reason="unknown_round")
 
-    async def _run_round(self, number: int) -> None:
+    async def _run_round(self, number: int, resumed: Collecting | None) -> None:
         self._number = number
         attempt = self._first_attempt(number)
         while attempt <= self._setup.rounds.attempts:
             self._suites.require_any()
-            self._take_on_roster()
-            await self._models.seal_again_if_needed()
-            collecting = await self._open(attempt)
-            move = await self._close(collecting)
-            self._record(EventKind.ROUND, round=number, move=move.name.lower(), updates=len(collecting.round.updates))
-            self._enter(RoundState.AGGREGATING)
-            if move is Move.WITHDRAWN:
-                # No attempt of the sites': they had no chance to complete it.
-                continue
-            await self._keep_standing(collecting.round)
+            if resumed is None:
+                self._take_on_roster()
+                await self._models.seal_again_if_needed()
+            collecting, resumed = resumed or await self._open(attempt), None
+            # One that was resumed may have been closed already.
+            if collecting.round.state is not State.AGGREGATING:
+                move = await self._close(collecting)
+                if move is Move.WITHDRAWN:
+                    # No attempt of the sites': they had no chance to complete it.
+                    continue
+                await self._keep_standing(collecting.round)
             attempt += 1
-            if move is Move.SHORT_AT_DEADLINE:
+            if collecting.round.state is State.FAILED:
                 continue
             try:
                 averaged = await self._averager.average(collecting)
@@ -296,18 +301,50 @@ class Engine:
             deadline=deadline,
             not_after=math.ceil(deadline) + _GRACE_SECONDS,
         )
-        await asyncio.to_thread(self._setup.keeper.opened, terms, attempt, self.standing.member.roster.number)
-        collecting = self.reception.collecting = Collecting(
-            Round(terms), receiving_key, model.weights, self._setup.keeper.updates
-        )
+        await asyncio.to_thread(
+            self._setup.keeper.opened, terms, attempt, self.standing.member.roster.number, receiving_key
+        )  # fmt: skip
+        collecting = Collecting(Round(terms), receiving_key, model.weights, self._setup.keeper.updates)
         self._record(
             EventKind.ROUND, round=self._number, move="open", attempt=attempt, suite=terms.suite,
             base_model=model.digest.hex(), receiving_key=receiving_key.fingerprint.hex(),
         )  # fmt: skip
+        self._collect_in(collecting)
+        return collecting
+
+    async def _resume(self, kept: KeptRound) -> Collecting | None:
+        """Go on with the round that was open; ``None`` where it has to be opened anew."""
+        model, roster, keeper = self._models.model, self.standing.member.roster, self._setup.keeper
+        try:
+            require_unchanged(
+                kept, base_digest=model.digest, roster=roster.number, quorum=self._setup.rounds.quorum,
+                now=self._setup.clock(),
+            )  # fmt: skip
+            key = await asyncio.to_thread(keeper.round_key, kept)
+            collecting = await asyncio.to_thread(
+                resume, kept, key, model.weights, keeper.updates, roster.parties, self._setup.keys
+            )
+        except PqflError as error:
+            self._record(
+                EventKind.ROUND, round=self._number, move="not_resumed", reason=error.reason, detail=str(error)
+            )  # fmt: skip
+            return None
+        self._record(
+            EventKind.ROUND, round=self._number, move="resumed", updates=len(kept.updates),
+            envelope_ids=[one.receipt.envelope_id.hex() for one in kept.updates],
+        )  # fmt: skip
+        self._averager.strike_off(collecting.round)
+        if collecting.round.state is State.COLLECTING:
+            self._collect_in(collecting)
+        else:
+            self._enter(RoundState.AGGREGATING)
+        return collecting
+
+    def _collect_in(self, collecting: Collecting) -> None:
+        self.reception.collecting = collecting
         self._enter(RoundState.COLLECTING)
         # The policy may have been tightened while the key was made.
         self._end_round_if_withdrawn()
-        return collecting
 
     async def _keep_standing(self, round_: Round) -> None:
         standing = Kept.AGGREGATING if round_.state is State.AGGREGATING else Kept.FAILED
@@ -336,6 +373,10 @@ class Engine:
                 self.reception.collecting = None
                 if move is not Move.WITHDRAWN:
                     round_.move(move)
+                self._record(
+                    EventKind.ROUND, round=self._number, move=move.name.lower(), updates=len(round_.updates)
+                )  # fmt: skip
+                self._enter(RoundState.AGGREGATING)
                 return move
 
     async def _collect(self, round_: Round) -> None:
@@ -425,6 +466,7 @@ class Engine:
 
     def _enter(self, state: RoundState) -> None:
         self._state = state
+        self.reception.is_ready = True
         self._notify()
 
     def _update_arrived(self) -> None:

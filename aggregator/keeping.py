@@ -12,12 +12,17 @@ from aggregator.rounds import Terms
 from aggregator.store.models import ModelStore
 from aggregator.store.own_model import OwnModels
 from aggregator.store.records import KeptModel, KeptRound, KeptRun, Standing, Store
+from aggregator.store.round_key import RoundKeyFile
 from aggregator.store.sqlite import SqliteStore
 from aggregator.store.updates import KeptUpdates
 from pqfl_transport.aggregation.fedavg import Weights, require_averageable
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.receiving_keys import ReceivingKeys
+from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.tensors import model_digest
 from pqfl_transport.errors import ConfigurationError
+
+_OVER = frozenset({Standing.PUBLISHED, Standing.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +32,27 @@ class Start:
     version: int
     weights: Weights = field(repr=False)
     attempts: int = 0
+    round: KeptRound | None = None
+    """The opening of that round which was not over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What of a run can be opened again, and by which keys; none of them is in the state folder."""
+
+    receiving: ReceivingKeys
+    """Of the identity folder, for the current model."""
+    restart: PreSharedKey | None = None
+    """For the key of the open round; where there is none, that key is in memory alone."""
 
 
 class Keeper:
     """Keeps one run in a state folder. Its methods write to the disk, so no event loop calls them."""
 
-    def __init__(self, folder: Path, keys: ReceivingKeys, *, federation: str, model: Weights, count: int) -> None:
+    def __init__(self, folder: Path, keys: Secrets, *, federation: str, model: Weights, count: int) -> None:
         """Begin a run of ``count`` rounds from ``model``, or go on with the one in ``folder``.
 
-        ``keys`` are the receiving keys of the aggregator. Raises ``ConfigurationError``: ``in_use``, ``version``,
+        Raises ``ConfigurationError``: ``in_use``, ``version``,
         ``other_run`` where the folder keeps another run or more rounds of this one, ``own_model``, ``not_writable``,
         ``bad_model``; ``PlatformError`` (``disk``).
         """
@@ -44,8 +61,9 @@ class Keeper:
         self._store: Store = store
         try:
             self.models = ModelStore(folder)
-            self._own = OwnModels(folder, keys, federation)
+            self._own = OwnModels(folder, keys.receiving, federation)
             self.updates = KeptUpdates(folder, store)
+            self._round_key = RoundKeyFile(folder, keys.restart)
             if not store.is_begun():
                 _require_no_models(self.models, folder)
             store.begin(KeptRun(federation, model_digest(model)))
@@ -54,14 +72,21 @@ class Keeper:
             store.close()
             raise
 
-    def opened(self, terms: Terms, attempt: int, roster: int) -> None:
-        """Keep that a round was opened. Raises ``PlatformError`` (``disk``), as all that follow."""
+    def opened(self, terms: Terms, attempt: int, roster: int, key: ReceivingKey) -> None:
+        """Keep that a round was opened, with this key. Raises ``PlatformError`` (``disk``), as all that follow."""
+        self._round_key.save(key, terms.challenge)
         self._store.open(KeptRound(terms, attempt, roster))
         self.updates.keep_only(())
 
+    def round_key(self, opened: KeptRound) -> ReceivingKey:
+        """Return the private key of the opening that was not over. Raises as `RoundKeyFile.load`."""
+        return self._round_key.load(opened.terms.receiving_fingerprint, opened.terms.challenge)
+
     def ended(self, challenge: bytes, standing: Standing) -> None:
-        """Keep where an opening stands now."""
+        """Keep where an opening stands now; where it failed, its key is destroyed."""
         self._store.end(challenge, standing)
+        if standing is Standing.FAILED:
+            self._forget_round()
 
     def publish(self, version: int, digest: bytes, weights: Weights) -> None:
         """Keep a model, sealed and stored already, as the one to go on from."""
@@ -70,7 +95,9 @@ class Keeper:
             self._own.save(version, digest, weights)
         self._store.publish(KeptModel(version, digest))
         self._own.keep_only(version)
-        self.updates.keep_only(())
+        last = self._store.round()
+        if last is None or last.standing in _OVER:
+            self._forget_round()
 
     def close(self) -> None:
         """Let another process have the folder."""
@@ -85,12 +112,21 @@ class Keeper:
             )
         weights = model if kept is None or not version else self._own.load(version, kept.digest)
         self._own.keep_only(version)
+        if last is None or last.terms.number != version + 1:
+            self._forget_round()
+            return Start(version, weights)
+        if last.standing is Standing.FAILED:
+            self._forget_round()
+            return Start(version, weights, last.attempt)
+        if not self._round_key.is_kept:
+            self._round_key.destroy()
+        self.updates.keep_only(one.receipt.prologue_digest for one in last.updates)
+        # An opening that nobody saw to its end was no attempt of the sites'.
+        return Start(version, weights, last.attempt - 1, last)
+
+    def _forget_round(self) -> None:
+        self._round_key.destroy()
         self.updates.keep_only(())
-        attempts = 0
-        if last is not None and last.terms.number == version + 1:
-            # An opening that this process did not see to its end was no attempt of the sites'.
-            attempts = last.attempt - (last.standing is not Standing.FAILED)
-        return Start(version, weights, attempts)
 
 
 def _require_no_models(models: ModelStore, folder: Path) -> None:

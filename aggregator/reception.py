@@ -10,7 +10,7 @@ from aggregator.intake import Append, Collecting, Intake, Upload
 from aggregator.transfers import Accepted, Progress
 from pqfl_transport.audit import EventKind
 from pqfl_transport.content.envelope import most_envelope_bytes
-from pqfl_transport.errors import MessageError, PqflError, RoundError
+from pqfl_transport.errors import MessageError, PlatformError, PqflError, RoundError
 from pqfl_transport.net.resumable import UploadAddress
 
 Record = Callable[..., None]
@@ -33,6 +33,8 @@ class Reception:
         self._intake, self._clock, self._record, self._arrived = intake, clock, record, arrived
         self.collecting: Collecting | None = None
         """The round that is open."""
+        self.is_ready = False
+        """Whether the run has come so far that a round which takes no updates is over, and not about to be taken up."""
         self.accepted = 0
         self.refusals: dict[str, int] = {}
 
@@ -58,7 +60,10 @@ class Reception:
 
     @property
     def limits(self) -> UploadLimits:
-        """What an upload has to keep to now. Raises ``RoundError`` (``closed``) where none is taken."""
+        """What an upload has to keep to now.
+
+        Raises ``RoundError`` (``closed``) where none is taken, ``PlatformError`` (``not_ready``) where none is yet.
+        """
         terms = self._open().round.terms
         left_seconds = max(0, int(terms.deadline - self._clock()))
         return UploadLimits(most_envelope_bytes(terms.max_plaintext_bytes), left_seconds)
@@ -69,6 +74,8 @@ class Reception:
         self._record(EventKind.REFUSAL, reason=error.reason, detail=str(error), **facts)
 
     def _open(self) -> Collecting:
+        if not self.is_ready:
+            raise PlatformError("the aggregator is starting; send it again", reason="not_ready")
         if self.collecting is None:
             raise RoundError("no round takes updates now", reason="closed")
         return self.collecting

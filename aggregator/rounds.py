@@ -175,9 +175,13 @@ class Round:
         """
         receipt = reservation.receipt
         if not self.accepted(reservation):
-            self._receipts[receipt.sender] = receipt
-            self.updates[receipt.sender] = update
+            self.restore(receipt, update)
         return receipt
+
+    def restore(self, receipt: Receipt, update: Contribution) -> None:
+        """Put back an update that was accepted before a restart."""
+        self._receipts[receipt.sender] = receipt
+        self.updates[receipt.sender] = update
 
     def release(self, reservation: Reservation) -> None:
         """Give the place back, whether the upload was committed or failed. Releasing twice is harmless."""

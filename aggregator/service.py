@@ -12,7 +12,7 @@ from aiohttp import web
 from aggregator.app import make_app, make_runner
 from aggregator.config import AggregatorConfig
 from aggregator.engine import Engine, Setup
-from aggregator.keeping import Keeper
+from aggregator.keeping import Keeper, Secrets
 from aggregator.refreshing import (
     CrlRefresher,
     Refresher,
@@ -24,7 +24,7 @@ from aggregator.refreshing import (
 from aggregator.reloading import Reloader
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog, EventKind
-from pqfl_transport.content.key_files import load_receiving_keys
+from pqfl_transport.content.key_files import load_psk, load_receiving_keys
 from pqfl_transport.content.weight_files import load_weights
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import CertificateError, PolicyError, PqflError, RoundError
@@ -94,7 +94,8 @@ def serve(config: AggregatorConfig, log: EventLog) -> None:
 
 def _keeper(config: AggregatorConfig, member: Membership) -> Keeper:
     model = load_weights(config.initial_model)
-    keys = load_receiving_keys(config.identity / "receiving.key", time.time(), chosen(config.passphrase_file))
+    receiving = load_receiving_keys(config.identity / "receiving.key", time.time(), chosen(config.passphrase_file))
+    keys = Secrets(receiving, None if config.restart_key is None else load_psk(config.restart_key))
     return Keeper(config.state, keys, federation=member.roster.federation, model=model, count=config.rounds.count)
 
 

@@ -6,14 +6,13 @@ What is kept are envelopes: nobody who reads the folder learns a model, the aggr
 from collections.abc import Iterable
 from pathlib import Path
 
-from pqfl_transport.content.envelope import PrologueReader
+from aggregator.store.reading import read_prologue
 from pqfl_transport.content.staging import remove_torn, staged
 from pqfl_transport.crypto.pyca import Buffer
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 
 _SUFFIX = ".pqfl"
 _DIGITS = 8
-_READ_BYTES = 64 * 1024
 
 
 class ModelStore:
@@ -56,15 +55,12 @@ class ModelStore:
 
         Raises ``MessageError`` (``unknown_model``), ``PlatformError`` (``disk``) where the file is damaged.
         """
-        path, reader = self.find(version), PrologueReader()
+        path = self.find(version)
         try:
             with path.open("rb") as file:
-                while data := file.read(_READ_BYTES):
-                    if (prologue := reader.feed(data)) is not None:
-                        return prologue.header.suite
+                return read_prologue(file)[0].header.suite
         except (OSError, MessageError) as error:
             raise PlatformError(f"{path}: the model cannot be read: {error}", reason="disk") from error
-        raise PlatformError(f"{path}: the model is cut off", reason="disk")
 
     def _path(self, version: int) -> Path:
         return self._folder / f"{version:0{_DIGITS}d}{_SUFFIX}"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.receiving_keys import MAX_RING_BYTES, KeyEntry, ReceivingKeys
 from pqfl_transport.content.recipients import RecipientKey
 from pqfl_transport.crypto.armour import MAX_PEM_BYTES
@@ -15,6 +16,15 @@ def load_recipient(path: Path) -> RecipientKey:
     data = read_public(path, max_bytes=MAX_PEM_BYTES)
     try:
         return RecipientKey.from_pem(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
+
+
+def load_psk(path: Path) -> PreSharedKey:
+    """Return a pre-shared key. Raises ``ConfigurationError`` naming the file."""
+    data = read_secret(path)
+    try:
+        return PreSharedKey.from_pem(data)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
 

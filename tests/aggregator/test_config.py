@@ -133,6 +133,19 @@ def test_a_passphrase_file_is_optional(tmp_path: Path) -> None:
         load_config(write(tmp_path, named.replace('"pass"', "3")))
 
 
+def test_the_restart_key_lies_outside_of_the_state_folder(tmp_path: Path) -> None:
+    """A back-up of the one must not have the other, by whatever way it is named."""
+    assert load_config(write(tmp_path, GOOD)).restart_key is None
+    named = GOOD.replace("[model]", 'restart_key = "restart.key"\n[model]')
+    assert load_config(write(tmp_path, named)).restart_key == tmp_path / "restart.key"
+    (tmp_path / "state").mkdir()
+    (tmp_path / "link").symlink_to("state")
+    for inside in ("state/restart.key", "link/restart.key", "other/../state/deep/restart.key"):
+        with pytest.raises(ConfigurationError, match=r"aggregator\.restart_key") as caught:
+            load_config(write(tmp_path, named.replace('"restart.key"', f'"{inside}"')))
+        assert caught.value.reason == "restart_key"
+
+
 def test_revocation_lists_are_a_file_or_fetched_into_one(tmp_path: Path) -> None:
     """Fetched ones are kept in the state folder unless another file is named."""
     config = load_config(write(tmp_path, GOOD))

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.keeping import Keeper
 from aggregator.store.models import ModelStore
 from aggregator.store.records import Standing
+from pqfl_transport.content.psk import PreSharedKey
+from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.tensors import model_digest
 from pqfl_transport.errors import ConfigurationError
 from tests.aggregator.store.test_sqlite import TERMS
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, make_keeper
 
+KEY = ReceivingKey.generate("ML-KEM-768+X25519")
 NEXT = {name: array + 1 for name, array in MODEL.items()}
 
 
@@ -54,7 +58,7 @@ def test_only_openings_that_failed_are_attempts(
 ) -> None:
     """One that a restart cut short is opened again in its place."""
     with closing(make_keeper(federation, tmp_path)) as keeper:
-        keeper.opened(TERMS, 2, 7)
+        keeper.opened(TERMS, 2, 7, KEY)
         if standing is not None:
             keeper.ended(TERMS.challenge, standing)
     with closing(make_keeper(federation, tmp_path)) as keeper:
@@ -64,11 +68,48 @@ def test_only_openings_that_failed_are_attempts(
 def test_openings_of_a_round_before_are_no_attempts_at_the_next(federation: Federation, tmp_path: Path) -> None:
     """Each round has its own."""
     with closing(make_keeper(federation, tmp_path, count=2)) as keeper:
-        keeper.opened(replace(TERMS, number=1), 2, 7)
+        keeper.opened(replace(TERMS, number=1), 2, 7, KEY)
         keeper.ended(TERMS.challenge, Standing.AGGREGATING)
         keeper.publish(1, model_digest(NEXT), NEXT)
     with closing(make_keeper(federation, tmp_path, count=2)) as keeper:
         assert keeper.start.attempts == 0
+
+
+@pytest.mark.parametrize("way", ["failed", "published", "opened again", "without a restart key"])
+def test_the_key_of_a_round_is_kept_until_the_round_is_over(federation: Federation, tmp_path: Path, way: str) -> None:
+    """Over restarts, while it collects and while it is averaged, and then destroyed."""
+    restart, path = PreSharedKey.generate("restart"), tmp_path / "state" / "round.key"
+    terms = replace(TERMS, receiving_fingerprint=KEY.fingerprint)
+
+    def keeper(key: PreSharedKey | None = restart) -> Keeper:
+        return make_keeper(federation, tmp_path, restart=key)
+
+    with closing(keeper()) as first:
+        first.opened(terms, 1, 7, KEY)
+        first.ended(terms.challenge, Standing.AGGREGATING)
+    with closing(keeper()) as again:
+        assert again.start.round is not None
+        assert again.start.round.terms == terms
+        assert again.round_key(again.start.round).stored == KEY.stored
+        before = path.read_bytes()
+        if way == "failed":
+            again.ended(terms.challenge, Standing.FAILED)
+        elif way == "published":
+            again.publish(1, model_digest(NEXT), NEXT)
+        elif way == "opened again":
+            again.opened(replace(terms, challenge=b"2" * 32), 2, 7, KEY)
+    if way == "without a restart key":
+        with closing(keeper(None)) as bare:
+            assert bare.start.round is not None
+            with pytest.raises(ConfigurationError, match="restart_key"):
+                bare.round_key(bare.start.round)
+        assert not path.exists()
+    elif way == "opened again":
+        assert path.read_bytes() != before
+    else:
+        assert not path.exists()
+        with closing(keeper()) as last:
+            assert last.start.round is None
 
 
 def test_what_is_not_this_run_is_refused(federation: Federation, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.intake import Append, Upload
-from pqfl_transport.errors import MessageError, RoundError
+from pqfl_transport.aggregation.round_document import RoundState
+from pqfl_transport.errors import MessageError, PlatformError, RoundError
 from pqfl_transport.net.resumable import UploadAddress, UploadFields
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, Hub, aggregator, current_round, make_update, participant
@@ -31,6 +32,11 @@ def test_without_a_round_there_is_nothing_to_take(federation: Federation, tmp_pa
     async def scenario() -> Hub:
         async with aggregator(federation, tmp_path, run=False) as hub:
             reception = hub.engine.reception
+            # What was open before a restart is about to be taken up: nobody is told that it is over.
+            with pytest.raises(PlatformError) as early:
+                await reception.receive(Upload(1, bytes(16), 0, pieces()))
+            assert early.value.reason == "not_ready"
+            hub.engine._enter(RoundState.AGGREGATING)
             with pytest.raises(RoundError) as refused:
                 await reception.receive(Upload(1, bytes(16), 0, pieces()))
             assert refused.value.reason == "closed"
@@ -44,11 +50,11 @@ def test_without_a_round_there_is_nothing_to_take(federation: Federation, tmp_pa
                 assert unknown.value.reason == "unknown_upload"
             with pytest.raises(RoundError):
                 _ = reception.limits
-            assert reception.refusals == {"closed": 1}
+            assert reception.refusals == {"not_ready": 1, "closed": 1}
             return hub
 
     hub = asyncio.run(scenario())
-    assert [line["reason"] for line in hub.events("refusal")] == ["closed"]
+    assert [line["reason"] for line in hub.events("refusal")] == ["not_ready", "closed"]
 
 
 def test_what_is_accepted_is_counted_and_recorded_once(federation: Federation, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """An aggregator that is killed, at any of its steps: started again, the run goes on, and its models are the same."""
 
 import asyncio
+import json
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 
 from pqfl_transport.client import FederatedClient, RoundInfo
+from pqfl_transport.content.psk import PreSharedKey
+from pqfl_transport.pki.files import write_secret
 from tests.support.aggregators import write_config
 from tests.support.killing import Command, Plan, running
 from tests.support.pki import Federation, make_federation
@@ -27,13 +31,17 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 class Run:
     """One run of two rounds: an aggregator in a folder of its own, and both sites in this process."""
 
-    def __init__(self, federation: Federation, folder: Path) -> None:
+    def __init__(self, federation: Federation, folder: Path, *, keeps_key: bool) -> None:
         folder.mkdir()
+        write_secret(folder / "restart.key", PreSharedKey.generate("restart").to_pem())
         self.federation, self.folder, self._stack = federation, folder, ExitStack()
         self.socket = folder / "a.sock"
         self.config = write_config(
             federation, folder, listen=f"unix:{self.socket}", model=MODEL, count=ROUNDS, quorum=2, deadline_seconds=120
         )
+        if keeps_key:
+            text = self.config.read_text()
+            self.config.write_text(text.replace("[model]", 'restart_key = "restart.key"\n[model]'))
         self.trained: dict[str, list[int]] = {name: [] for name in SITES}
 
     def start(self, die_before: int = 0) -> Command:
@@ -80,39 +88,78 @@ class Run:
 @pytest.fixture(scope="module")
 def undisturbed(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any], int]]:
     """The models of a run that nothing happened to, and how many steps its aggregator made."""
-    run = Run(federation, tmp_path_factory.mktemp("undisturbed") / "run")
+    run = Run(federation, tmp_path_factory.mktemp("undisturbed") / "run", keeps_key=True)
     try:
         yield run.play_through(), len((run.folder / "steps").read_text().splitlines())
     finally:
         run.close()
 
 
-def play_and_compare(federation: Federation, folder: Path, models: list[Any], die_before: int) -> None:
-    run = Run(federation, folder)
+def play_and_compare(
+    federation: Federation, folder: Path, models: list[Any], die_before: int, *, keeps_key: bool
+) -> None:
+    run = Run(federation, folder, keeps_key=keeps_key)
     try:
         for found, expected in zip(run.play_through(die_before), models, strict=True):
             assert found.keys() == expected.keys()
             assert all(np.array_equal(found[key], expected[key]) for key in expected), die_before
-        # What was trained is never trained again.
+        # What was trained is never trained again, and each round counted one update of each site.
         assert list(run.trained.values()) == [[1, 2], [1, 2]], die_before
+        state = folder / "state"
+        assert not (state / "round.key").exists()
+        assert not list((state / "updates").iterdir())
+        assert [path.name for path in (state / "own").iterdir()] == ["00000002.own"]
+        with closing(sqlite3.connect(state / "run.db")) as database:
+            counted = database.execute(
+                "SELECT number, sender FROM updates JOIN rounds USING (challenge) WHERE standing = 'published'"
+            ).fetchall()
+        assert len(counted) == len(set(counted)) == ROUNDS * len(SITES), die_before
     finally:
         run.close()
 
 
+@pytest.mark.parametrize("keeps_key", [True, False], ids=["restart_key", "no_key"])
 def test_killed_at_some_of_its_steps(
-    federation: Federation, tmp_path: Path, undisturbed: tuple[list[Any], int]
+    federation: Federation, tmp_path: Path, undisturbed: tuple[list[Any], int], *, keeps_key: bool
 ) -> None:
     """Killed early, in the middle and late, the run ends with the same models, bit for bit."""
     models, steps = undisturbed
-    for die_before in range(1, steps + 1, steps // 5):
-        play_and_compare(federation, tmp_path / str(die_before), models, die_before)
+    for die_before in range(1, steps + 1, steps // 4):
+        play_and_compare(federation, tmp_path / str(die_before), models, die_before, keeps_key=keeps_key)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keeps_key", [True, False], ids=["restart_key", "no_key"])
 def test_killed_at_each_of_its_steps(
-    federation: Federation, tmp_path: Path, undisturbed: tuple[list[Any], int]
+    federation: Federation, tmp_path: Path, undisturbed: tuple[list[Any], int], *, keeps_key: bool
 ) -> None:
     """Before every change that it makes to its state folder."""
     models, steps = undisturbed
     for die_before in range(1, steps + 1):
-        play_and_compare(federation, tmp_path / str(die_before), models, die_before)
+        play_and_compare(federation, tmp_path / str(die_before), models, die_before, keeps_key=keeps_key)
+
+
+def test_an_update_that_was_accepted_is_not_asked_for_again(federation: Federation, tmp_path: Path) -> None:
+    """Killed between the updates of two sites, the round goes on under its challenge and waits for the other alone."""
+    run = Run(federation, tmp_path / "run", keeps_key=True)
+
+    async def scenario() -> str:
+        first = await asyncio.to_thread(run.start)
+        one = asyncio.create_task(run.play("bank-a"))
+        await asyncio.to_thread(first.wait_for, lambda event: event["event"] == "update")
+        await asyncio.to_thread(first.kill)
+        second = await asyncio.to_thread(run.start)
+        two = asyncio.create_task(run.play("bank-b"))
+        finals = await asyncio.gather(one, two)
+        assert all(np.array_equal(finals[0][key], finals[1][key]) for key in MODEL)
+        second.end()
+        return second.said
+
+    try:
+        said = [json.loads(line) for line in asyncio.run(asyncio.wait_for(scenario(), 60)).splitlines()]
+    finally:
+        run.close()
+    moves = [(line["round"], line["move"]) for line in said if line["event"] == "round"]
+    assert moves[:3] == [(1, "restarted"), (1, "resumed"), (1, "all_in")]
+    senders = [(line["round"], line["sender"][-1]) for line in said if line["event"] == "update"]
+    assert sorted(senders) == [(1, "b"), (2, "a"), (2, "b")]

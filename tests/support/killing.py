@@ -169,9 +169,14 @@ class Command:
 
     def wait_until_listening(self) -> str | None:
         """Return the address that it listens on; ``None`` where it died before."""
+        found = self.wait_for(lambda event: event["event"] == "listening")
+        return None if found is None else str(found["address"])
+
+    def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        """Return its next event that is wanted; ``None`` where it ended before."""
         for line in self._lines():
-            if line.startswith("{") and (found := json.loads(line))["event"] == "listening":
-                return str(found["address"])
+            if line.startswith("{") and wanted(found := json.loads(line)):
+                return dict(found)
         return None
 
     def wait(self) -> int:

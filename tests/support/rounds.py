@@ -19,11 +19,12 @@ from aiohttp import web
 from aggregator.app import ENVELOPE_TYPE, make_app, make_runner
 from aggregator.config import RoundsConfig
 from aggregator.engine import Engine, Setup
-from aggregator.keeping import Keeper
+from aggregator.keeping import Keeper, Secrets
 from aggregator.store.records import KeptUpdate
 from aggregator.store.updates import KeptUpdates
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import AuditLog
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
@@ -97,10 +98,11 @@ async def aggregator(
     run: bool = True,
     keys: KeyRing | None = None,
     revocations: Revocations | None = None,
+    restart: PreSharedKey | None = None,
     **rounds: Any,
 ) -> AsyncIterator[Hub]:
     """Run an aggregator for one block; ``rounds`` are fields of `RoundsConfig`."""
-    hub = make_hub(federation, folder, model=model, keys=keys, revocations=revocations, **rounds)
+    hub = make_hub(federation, folder, model=model, keys=keys, revocations=revocations, restart=restart, **rounds)
     runner = make_runner(make_app(hub.engine, upload_idle_seconds=upload_idle_seconds))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -124,6 +126,7 @@ def make_hub(
     model: Any = None,
     keys: KeyRing | None = None,
     revocations: Revocations | None = None,
+    restart: PreSharedKey | None = None,
     **rounds: Any,
 ) -> Hub:
     """Make an engine that does not run and does not listen yet."""
@@ -133,7 +136,7 @@ def make_hub(
     config = RoundsConfig(**{"count": 1, "quorum": 1, "deadline_seconds": 60.0, "attempts": 1} | rounds)
     audit_path, clock = folder / "audit.jsonl", Clock()
     setup = Setup(
-        member, config, make_keeper(federation, folder, model=model, count=config.count),
+        member, config, make_keeper(federation, folder, model=model, count=config.count, restart=restart),
         AuditLog(audit_path, signing_key=member.identity.key), EventLog("json", stream=log), clock, keys,
         revocations,
     )  # fmt: skip
@@ -155,9 +158,11 @@ def kept_updates(federation: Federation) -> KeptUpdates:
     return KeptUpdates(Path(mkdtemp(dir=federation.aggregator.parent)), Willing())
 
 
-def make_keeper(federation: Federation, folder: Path, *, model: Any = None, count: int = 1) -> Keeper:
+def make_keeper(
+    federation: Federation, folder: Path, *, model: Any = None, count: int = 1, restart: PreSharedKey | None = None
+) -> Keeper:
     """Begin a run in ``folder``, or go on with the one there."""
-    keys = ReceivingKeys.from_pem((federation.aggregator / "receiving.key").read_bytes())
+    keys = Secrets(ReceivingKeys.from_pem((federation.aggregator / "receiving.key").read_bytes()), restart)
     model = MODEL if model is None else model
     return Keeper(folder / "state", keys, federation="fed", model=model, count=count)
 

@@ -9,11 +9,13 @@ import pytest
 
 from pqfl_transport.content.key_files import (
     load_key_ring,
+    load_psk,
     load_receiving_keys,
     load_recipient,
     replace_key_ring,
     unlock_entry,
 )
+from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.content.receiving_keys import KeyEntry, ReceivingKeys
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.armour import MAX_PEM_BYTES
@@ -102,3 +104,16 @@ def test_replacing_keeps_nothing_of_the_old(tmp_path: Path) -> None:
         assert set(still_open.read()) == {0}
     assert path.read_bytes() == new.to_pem()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pre_shared_key_is_a_private_file_that_is_named(tmp_path: Path) -> None:
+    """Whatever is wrong with it, and when others may read it."""
+    key, path = PreSharedKey.generate("restart"), tmp_path / "restart.key"
+    write_secret(path, key.to_pem())
+    assert load_psk(path).key("0" * 32) == key.key("0" * 32)
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match=r"restart\.key"):
+        load_psk(path)
+    write_secret(path, b"no key", overwrite=True)
+    with pytest.raises(ConfigurationError, match=r"restart\.key"):
+        load_psk(path)
