@@ -22,14 +22,13 @@ Version 0 is the initial model; round N starts from version N - 1 and makes vers
 """
 
 import asyncio
-import math
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aggregator.announcing import Announced
 from aggregator.averaging import Averager
 from aggregator.config import RoundsConfig
 from aggregator.intake import Collecting, Intake
@@ -37,7 +36,7 @@ from aggregator.keeping import Keeper
 from aggregator.publishing import Model, Publisher
 from aggregator.reception import Reception
 from aggregator.resuming import require_unchanged, resume
-from aggregator.rounds import Move, Round, State, Terms
+from aggregator.rounds import Move, Round, State
 from aggregator.store.records import KeptRound
 from aggregator.store.records import Standing as Kept
 from aggregator.suites import Suites, kinds_of
@@ -57,11 +56,6 @@ from pqfl_transport.pki.standing import Standing
 from pqfl_transport.policy import Policy
 from pqfl_transport.timing import Stopwatch
 
-CHALLENGE_BYTES = 32
-# Clocks of sites may be a little ahead, and an answer that is signed now is read a moment later.
-_GRACE_SECONDS = 60
-# What names and a sample count add to the model's own layout.
-_METADATA_BYTES = 4096
 _OVER = frozenset({RoundState.FINISHED, RoundState.FAILED})
 
 
@@ -94,7 +88,7 @@ class Engine:
         self.crypto = Stopwatch()
         self._models = Publisher(
             lambda: self.standing.member, self._recipients, self._suites, setup.keeper.models, self.crypto,
-            self._keep, self._announced, self._extra_keys,
+            self._keep, self._say_model, self._extra_keys,
         )  # fmt: skip
         self._intake = Intake(self.standing, self._suites.policy, setup.clock, self.crypto, setup.keys)
         self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
@@ -134,7 +128,7 @@ class Engine:
     async def signed_document(self, nonce: str) -> bytes:
         """Return the round document for this nonce. Raises ``PlatformError`` (``not_ready``) before the first round."""
         self._suites.require_any()
-        document = self._document(nonce)
+        document = self._announced.document(nonce, self._state, self.reception.collecting, self._setup.clock())
         return await asyncio.to_thread(self._sign, document)
 
     async def adopt(self, policy: Policy, **facts: object) -> None:
@@ -284,23 +278,10 @@ class Engine:
         )
 
     async def _open(self, attempt: int) -> Collecting:
-        rounds, model = self._setup.rounds, self._models.model
-        suite = self._suites.of_updates
-        receiving_key = await asyncio.to_thread(ReceivingKey.generate, suite.kem)
-        deadline = self._setup.clock() + rounds.deadline_seconds
-        terms = Terms(
-            federation=self.standing.member.roster.federation,
-            number=self._number,
-            challenge=secrets.token_bytes(CHALLENGE_BYTES),
-            suite=suite.id,
-            base_digest=model.digest,
-            receiving_fingerprint=receiving_key.fingerprint,
-            max_plaintext_bytes=model.plaintext_bytes + _METADATA_BYTES,
-            expected=frozenset(self._sites()),
-            quorum=rounds.quorum,
-            deadline=deadline,
-            not_after=math.ceil(deadline) + _GRACE_SECONDS,
-        )
+        receiving_key = await asyncio.to_thread(ReceivingKey.generate, self._suites.of_updates.kem)
+        announced, deadline = self._announced, self._setup.clock() + self._setup.rounds.deadline_seconds
+        model = announced.model
+        terms = announced.new_terms(receiving_key.fingerprint, frozenset(self._sites()), deadline)
         await asyncio.to_thread(
             self._setup.keeper.opened, terms, attempt, self.standing.member.roster.number, receiving_key
         )  # fmt: skip
@@ -424,7 +405,7 @@ class Engine:
         keys = self._setup.keys
         return () if keys is None else keys.keys_for(self._sites(), "model")
 
-    def _announced(self, model: Model) -> None:
+    def _say_model(self, model: Model) -> None:
         self._record(EventKind.MODEL, version=model.version, digest=model.digest.hex(),
                      plaintext_bytes=model.plaintext_bytes, suite=model.suite)  # fmt: skip
 
@@ -437,28 +418,10 @@ class Engine:
             self._enter(RoundState.AGGREGATING)
             self._arrived.set()
 
-    def _document(self, nonce: str) -> RoundDocument:
-        model, collecting = self._models.model, self.reception.collecting
-        now = self._setup.clock()
-        terms = None if collecting is None else collecting.round.terms
-        return RoundDocument(
-            nonce=nonce,
-            aggregator=str(self.standing.member.identity.id),
-            federation=self.standing.member.roster.federation,
-            round=self._number,
-            state=self._state,
-            suite=self._suites.of_updates.id if terms is None else terms.suite,
-            challenge=b"" if terms is None else terms.challenge,
-            receiving_key=b"" if collecting is None else collecting.announced_key,
-            model_version=model.version,
-            model_digest=model.digest,
-            schema=model.schema,
-            plaintext_bytes=model.plaintext_bytes,
-            quorum=self._setup.rounds.quorum,
-            deadline=int(now if terms is None else terms.deadline),
-            not_after=int(now + _GRACE_SECONDS if terms is None else terms.not_after),
-            roster_number=self.standing.member.roster.number,
-        )
+    @property
+    def _announced(self) -> Announced:
+        model, quorum = self._models.model, self._setup.rounds.quorum
+        return Announced(self.standing.member, model, self._number, self._suites.of_updates.id, quorum)
 
     def _sign(self, document: RoundDocument) -> bytes:
         with self.crypto.running():
