@@ -1,8 +1,9 @@
 """The door to primitives, against vectors that others published, and the promises our own classes make.
 
 Vectors: the package ``cryptography_vectors`` (BSD-3-Clause or Apache-2.0): ML-DSA known answers (NIST), HPKE with
-post-quantum KEMs (draft-ietf-hpke-pq), AES-256-CTR (RFC 3686). Its vectors of chunked encryption are for other hashes than Cobblestone-256
-uses; bodies are held to the format instead: lengths, commitment, order, end.
+post-quantum KEMs (draft-ietf-hpke-pq), AES-256-CTR (RFC 3686), and that of SP 800-38A below. The package's vectors of
+chunked encryption are for other hashes than Cobblestone-256 uses; bodies are held to the format instead: lengths,
+commitment, order, end.
 """
 
 import base64

@@ -29,7 +29,13 @@ def test_it_covers_every_primitive_of_every_content_suite() -> None:
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["algorithm"])
 def test_a_wrong_answer_stops_the_program(vector: dict[str, Any]) -> None:
     """One changed byte in what a primitive has to give ends in a PlatformError that names the primitive."""
-    answers = {"signature": "signature", "kem": "plaintext", "body": "plaintext", "kdf": "okm", "keystream": "keystream"}
+    answers = {
+        "signature": "signature",
+        "kem": "plaintext",
+        "body": "plaintext",
+        "kdf": "okm",
+        "keystream": "keystream",
+    }
     expected = answers[vector["check"]]
     wrong = bytearray.fromhex(vector[expected])
     wrong[0] ^= 1
