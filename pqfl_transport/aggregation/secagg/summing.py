@@ -42,15 +42,16 @@ def mean_delta(total: Vector, plan: Plan, vectors: int, base: Weights) -> Mean:
 def check_sum(total: Vector, plan: Plan, vectors: int) -> tuple[int, int]:
     """Return the sum of the weights and of the clipped numbers, once everything that can be checked holds.
 
-    Raises ``RoundError``: ``too_few_sites`` below three vectors, ``bad_sum`` when the zeros do not add up to zero, the
-    constants not to the number of vectors, when the weights, the clipped numbers or any coordinate pass what so many
-    sites can add up to; the sentence holds no number of the sum. With a wrong, missing or left-over mask the zeros add
-    up to zero with a probability of 2^-128. What a site puts into its delta within the clip is not found.
+    Raises ``RoundError``: ``too_few_sites`` below three vectors, ``too_many_sites`` beyond those of the plan,
+    ``bad_sum`` when the zeros do not add up to zero, the constants not to the number of vectors, or when the weights,
+    the clipped numbers or any coordinate pass what so many sites can add up to; the sentence holds no number of the
+    sum. With a wrong, missing or left-over mask the zeros add up to zero with a probability of 2^-128. What a site
+    puts into its delta within the clip is not found.
     """
-    if not LEAST_SITES <= vectors <= plan.sites:
-        raise RoundError(
-            f"a sum of {vectors} vectors; it takes {LEAST_SITES} to {plan.sites} here", reason="too_few_sites"
-        )
+    if vectors < LEAST_SITES:
+        raise RoundError(f"a sum of {vectors} vectors; at least {LEAST_SITES} are needed", reason="too_few_sites")
+    if vectors > plan.sites:
+        raise RoundError(f"a sum of {vectors} vectors; the round has {plan.sites} sites", reason="too_many_sites")
     require_vector(total, plan.layout.length)
     weight, constants, *zeros, clipped = (int(number) for number in total[plan.layout.coordinates :])
     if any(zeros):
