@@ -51,20 +51,20 @@ class _Rounder:
     def __init__(self, stream: Keystream) -> None:
         self._stream = stream
         self._random = np.empty(SLICE_COORDINATES, "<u4")
+        self._numbers = np.empty(SLICE_COORDINATES, np.float64)
+        self._within = np.empty(SLICE_COORDINATES, np.float64)
         self._scaled = np.empty(SLICE_COORDINATES, np.float64)
-        self._fraction = np.empty(SLICE_COORDINATES, np.float64)
         self._flags = np.empty(SLICE_COORDINATES, np.bool_)
 
     def round_into(self, out: Vector, tensor: Array, span: Span, clip: float, steps: int) -> int:
         """Encode one tensor, ``steps`` for ``clip``; return how many numbers were clipped."""
         dtype = np.dtype(np.float32 if span.dtype in _NARROW else np.float64)
         bound = _largest_at_most(clip, dtype)
-        wide = np.empty(min(tensor.size, SLICE_COORDINATES), dtype)
-        limited = np.empty_like(wide)
         clipped = 0
         for part in slices(tensor.size):
             size = part.stop - part.start
-            numbers, within, flags = wide[:size], limited[:size], self._flags[:size]
+            numbers, within = self._numbers.view(dtype)[:size], self._within.view(dtype)[:size]
+            flags = self._flags[:size]
             np.copyto(numbers, tensor[part], casting="unsafe")
             if not np.isfinite(numbers, out=flags).all():
                 raise RoundError(f"tensor {span.name!r} holds NaN or infinity", reason="not_finite")
@@ -73,11 +73,11 @@ class _Rounder:
             self._round(out[part], within, steps / clip)
         return clipped
 
-    def _round(self, out: Vector, numbers: Array, factor: float) -> None:
-        size = numbers.size
-        random, scaled, fraction = self._random[:size], self._scaled[:size], self._fraction[:size]
+    def _round(self, out: Vector, within: Array, factor: float) -> None:
+        # What was clipped is counted by now, so its place holds the random fraction.
+        random, fraction, scaled = self._random[: out.size], self._numbers[: out.size], self._scaled[: out.size]
         self._stream.fill(random.view(np.uint8).data)
-        np.multiply(numbers, factor, out=scaled, dtype=np.float64)
+        np.multiply(within, factor, out=scaled, dtype=np.float64)
         scaled += np.multiply(random, _UNIT, out=fraction)
         np.copyto(out.view(np.int32), np.floor(scaled, out=scaled), casting="unsafe")
 
