@@ -192,3 +192,14 @@ def test_what_does_not_fit_the_plan_is_refused() -> None:
         with pytest.raises(ConfigurationError) as caught:
             quantize(delta, 1, plan, rounding_key=key, round_id=round_id, out=out)
         assert caught.value.reason == "bad_key"
+
+
+def test_the_place_of_numbers_in_memory_does_not_matter() -> None:
+    """Turned, strided and big-endian tensors give the vector of the same numbers in plain memory."""
+    plain = np.random.default_rng(5).normal(size=(30, 40)).astype(np.float32)
+    plan = plan_of([plain])
+    wide = np.zeros((60, 80), np.float32)
+    wide[::2, ::2] = plain
+    expected = quantized([plain], 2, plan).tolist()
+    for same in (np.asfortranarray(plain), wide[::2, ::2], plain.astype(">f4")):
+        assert quantized([same], 2, plan).tolist() == expected
