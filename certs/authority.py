@@ -384,10 +384,13 @@ class Authority(AuthorityFolder):
                 if certificate is not None:
                     entry = Entry.of(certificate, holder=holder, usage=use, now=now, issuer=issuer.certificate)
                     book.enter(entry, certificate, kind=kind)
-            # A key that is only certified again changes nothing about who is to be named next.
-            proposed = request.next_signing_key if kind == "renew" else request.signing_key
-            member = self.roster().parties.get(holder)
-            if proposed is not None and (member is None or member.signing_key != proposed):
+            proposed = request.signing_key
+            if kind == "renew":
+                # A key that is only certified again changes nothing about who is to be named next.
+                proposed, member = request.next_signing_key, self.roster().parties.get(holder)
+                if member is not None and member.signing_key == proposed:
+                    return
+            if proposed is not None:
                 book.propose(Candidate(holder, proposed.spki, request.receiving_key, to_text(now)))
 
     def _issued(self, party_id: SpiffeId, out: Path) -> Issued:

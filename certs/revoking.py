@@ -126,7 +126,7 @@ def make_lists(
     ``expired`` where no issuing authority is left.
     """
     made, pems = [], []
-    for certificate, key_path in _issuing_authorities(authority, now):
+    for certificate, key_path in issuing_authorities(authority, now):
         key = authority.private_key(key_path)
         one, pem = _next_list(authority, certificate, key.pyca_key, now, timedelta(days=days), at_least_number)
         made.append(one)
@@ -172,7 +172,7 @@ def _is_called(word: str, party: str) -> bool:
     return word in {party, role_and_name, role_and_name.partition("/")[2]}
 
 
-def _issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[tuple[x509.Certificate, Path]]:
+def issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[tuple[x509.Certificate, Path]]:
     """Yield every authority that may have leaves which are still valid, with the path of its private key."""
     former = sorted((authority.folder / FORMER_AUTHORITIES).glob("*.pem"))
     seen: set[str] = set()

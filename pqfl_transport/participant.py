@@ -151,14 +151,13 @@ class Participant:
 
     def take_on(self, member: Membership) -> None:
         """Work as this member from now on, whose roster may be a later one. Raises as making a `Participant` does."""
-        listed = member.party.receiving_fingerprint
-        if listed not in {entry.fingerprint for entry in self._keys.entries}:
-            raise ConfigurationError(
-                f"roster {member.roster.number} lists the receiving key {listed.hex()[:16]}… of {member.identity.id},"
-                " which is none of those in use here",
-                reason="key_mismatch",
-            )
+        _require_held(member, self._keys)
         self._aggregator, self.member = _aggregator(member, self._named), member
+
+    def hold(self, keys: ReceivingKeys) -> None:
+        """Open models with these keys from now on. Raises as `take_on`, and then those before are kept."""
+        _require_held(self.member, keys)
+        self._keys = keys
 
     @property
     def aggregator(self) -> str:
@@ -318,6 +317,16 @@ def _as_arrays(weights: Weights) -> Weights:
     if isinstance(weights, list):
         return [np.asarray(array) for array in weights]
     return {name: np.asarray(array) for name, array in weights.items()}
+
+
+def _require_held(member: Membership, keys: ReceivingKeys) -> None:
+    listed = member.party.receiving_fingerprint
+    if listed not in {entry.fingerprint for entry in keys.entries}:
+        raise ConfigurationError(
+            f"roster {member.roster.number} lists the receiving key {listed.hex()[:16]}… of {member.identity.id},"
+            " which is none of those in use here",
+            reason="key_mismatch",
+        )
 
 
 def _aggregator(member: Membership, uri: str | None) -> Party:

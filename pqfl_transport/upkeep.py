@@ -1,6 +1,6 @@
 """What a site reads again before every round.
 
-The trusted authorities, the advisory, the roster with the own signing key, and who was revoked.
+The trusted authorities, the advisory, its receiving keys, the roster with the own signing key, and who was revoked.
 
 A file that is broken, older or not its signer's changes nothing and is said. An advisory that leaves nothing, a later
 roster without this site, and an aggregator whose certificate does not count any more are errors: the round is not gone
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pqfl_transport.content.key_files import KeyRingFile
 from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.net.crl_fetch import CrlPoller, require_url
@@ -26,7 +27,6 @@ from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.standing import Standing
-from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 
 _log = logging.getLogger(__name__)
@@ -41,17 +41,17 @@ class Upkeep:
     def __init__(
         self,
         participant: Participant,
-        trust: Trust,
         ruling: Ruling,
         roster_path: Path,
         load: Load,
         crls: CrlFile | None = None,
         poller: CrlPoller | None = None,
+        key_file: KeyRingFile | None = None,
     ) -> None:
-        self._participant, self._trust, self._ruling = participant, trust, ruling
+        self._participant, self._ruling, self._trust = participant, ruling, ruling.trust
         self._roster_path, self._load = roster_path, load
         self._roster_seen = b""
-        self._crls, self._poller = crls, poller
+        self._crls, self._poller, self._key_file = crls, poller, key_file
         self._next_poll = 0.0
 
     async def fetch(self) -> None:
@@ -71,6 +71,8 @@ class Upkeep:
         """
         self._keep_trust()
         self._keep_policy()
+        # Before the roster: a later one may name a key that was not there before.
+        self._keep_keys()
         self._keep_roster()
         self._keep_revocations()
 
@@ -96,6 +98,16 @@ class Upkeep:
             participant.member = self._under(policy, participant.member)
             why = "" if advised is None else advised.facts()["why"]
             _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
+
+    def _keep_keys(self) -> None:
+        if self._key_file is None:
+            return
+        try:
+            keys = self._key_file.reload(time.time())
+            if keys is not None:
+                self._participant.hold(keys)
+        except PqflError as error:
+            _log.warning("the receiving keys stay as they are: %s", error)
 
     def _keep_roster(self) -> None:
         participant, former = self._participant, self._participant.member.roster

@@ -36,6 +36,7 @@ BINDING_BYTES = 32
 JOIN_PATH = "/v1/join"
 RENEW_PATH = "/v1/renew"
 CA_PATH = "/v1/ca"
+CRL_PATH = "/v1/crl"
 ROSTER_PATH = "/v1/roster"
 STATUS_PATH = "/v1/join/{token}"
 

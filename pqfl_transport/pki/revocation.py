@@ -212,7 +212,7 @@ def open_crls(
     ``not_yet_valid``, ``stale_crl`` (a lower number than before, or no list any more).
     """
     lists: dict[x509.Certificate, RevocationList] = {}
-    for parsed in _parse(data):
+    for parsed in split_crls(data):
         one = _verified(parsed, anchors, policy, now)
         if one.issuer in lists:
             raise ConfigurationError(
@@ -251,7 +251,11 @@ def _key_of(authority: x509.Certificate) -> str:
     return f"{authority.subject.rfc4514_string()} {identifier.hex()}"
 
 
-def _parse(data: bytes) -> Iterator[x509.CertificateRevocationList]:
+def split_crls(data: bytes) -> Iterator[x509.CertificateRevocationList]:
+    """Parse one list in DER, or one or more in PEM, and verify nothing.
+
+    Raises ``ConfigurationError`` (``malformed``).
+    """
     if len(data) > MAX_CRL_BYTES or data.count(_BEGIN) > MAX_CRLS:
         raise ConfigurationError(f"more than {MAX_CRLS} revocation lists or {MAX_CRL_BYTES} bytes", reason="malformed")
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pqfl_transport.content.key_files import KeyRingFile, load_receiving_keys
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PqflError, TransportError
 from pqfl_transport.pki import membership as membership_module
@@ -20,6 +21,7 @@ from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.pki.trust import Trust
 from pqfl_transport.upkeep import Upkeep, crl_source
+from tests.support.commands import good
 from tests.support.pki import Federation, make_federation
 from tests.support.rekeying import name_next, prepare_next
 from tests.support.revoking import crl, publish_crl
@@ -48,7 +50,15 @@ def upkeep(
         )  # fmt: skip
 
     crls, poller = crl_source(crl_path, url, stale, ruling)
-    return Upkeep(participant(federation, "bank-a"), trust, ruling, federation.roster, load, crls, poller)
+    return Upkeep(
+        participant(federation, "bank-a"),
+        ruling,
+        federation.roster,
+        load,
+        crls,
+        poller,
+        KeyRingFile(folder / "receiving.key"),
+    )
 
 
 def reason(found: Upkeep) -> str:
@@ -95,6 +105,29 @@ def test_another_root_is_taken_on_before_what_it_signed(
     with caplog.at_level(logging.WARNING):
         found.keep()
     assert "the trusted authorities stay as they are" in caplog.text
+
+
+def test_a_rotated_receiving_key_is_taken_on_before_the_roster_that_names_it(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The site rotates and the authority signs while it runs; a file without the roster's key changes nothing."""
+    found, folder = upkeep(federation), federation.site("bank-a")
+    found.keep()
+    before = (folder / "receiving.key").read_bytes()
+    good("key", "rotate", "--identity", folder)
+    federation.authority.rekey((folder / "receiving-key.json").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        found.keep()
+    held = found._participant
+    new = load_receiving_keys(folder / "receiving.key", time.time()).newest
+    assert held.member.party.receiving_fingerprint == new.fingerprint
+    assert held._keys.newest.fingerprint == new.fingerprint
+    assert "changes nothing" not in caplog.text
+    (folder / "receiving.key").write_bytes(before)
+    with caplog.at_level(logging.WARNING):
+        found.keep()
+    assert "the receiving keys stay as they are: roster" in caplog.text
+    assert held._keys.newest.fingerprint == new.fingerprint
 
 
 def test_a_revoked_aggregator_is_refused(federation: Federation, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pqfl_transport.content.key_files import (
+    KeyRingFile,
     load_key_ring,
     load_psk,
     load_receiving_keys,
@@ -117,3 +118,22 @@ def test_a_pre_shared_key_is_a_private_file_that_is_named(tmp_path: Path) -> Non
     write_secret(path, b"no key", overwrite=True)
     with pytest.raises(ConfigurationError, match=r"restart\.key"):
         load_psk(path)
+
+
+def test_a_file_in_use_is_read_again_when_it_was_changed(tmp_path: Path, ring: ReceivingKeys) -> None:
+    """What is broken raises each time, and what comes after it counts."""
+    path, now = tmp_path / "receiving.key", time.time()
+    write_secret(path, ring.to_pem())
+    file = KeyRingFile(path, fixed(PASSPHRASE))
+    assert file.load(now).newest.opened.fingerprint == ring.newest.fingerprint
+    assert file.reload(now) is None
+    other = ReceivingKeys.of(ReceivingKey.generate(KEM))
+    write_secret(path, b"broken", overwrite=True)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"receiving\.key"):
+            file.reload(now)
+    write_secret(path, other.to_pem(), overwrite=True)
+    found = file.reload(now)
+    assert found is not None
+    assert found.newest.fingerprint == other.newest.fingerprint
+    assert file.reload(now) is None
