@@ -13,7 +13,7 @@ from aggregator.store.updates import UpdateFile
 from aggregator.transfers import Accepted, Transfer, Transfers
 from pqfl_transport.content.envelope import decode_prologue
 from pqfl_transport.content.opening import MemoryOpening, Opener, content_key
-from pqfl_transport.errors import MessageError, TransportError
+from pqfl_transport.errors import MessageError, RoundError, TransportError
 from pqfl_transport.net.resumable import UploadAddress
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.pki.spiffe import Role, SpiffeId
@@ -152,3 +152,20 @@ def test_transfers_are_found_by_their_address() -> None:
     assert transfers.oldest_stalled("spiffe://fed/site/bank-b") is None
     transfers.remove(again)
     assert transfers.oldest_stalled("spiffe://fed/site/bank-a") is None
+
+
+def test_the_files_of_what_is_on_its_way_can_be_discarded() -> None:
+    """Whoever writes on learns that the round is over; what was accepted stays."""
+    transfers = Transfers()
+    made, rest = transfer()
+    transfers.add(made)
+    transfers.discard_files()
+    with pytest.raises(RoundError) as caught:
+        made.feed(rest)
+    assert caught.value.reason == "closed"
+    assert list(made.file.path.parent.iterdir()) == []
+    kept, _ = transfer()
+    kept.file.keep()
+    transfers.add(kept)
+    transfers.discard_files()
+    assert kept.file.path.exists()

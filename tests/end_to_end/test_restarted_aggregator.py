@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from pqfl_transport.client import FederatedClient, RoundInfo
@@ -31,13 +32,13 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 class Run:
     """One run of two rounds: an aggregator in a folder of its own, and both sites in this process."""
 
-    def __init__(self, federation: Federation, folder: Path, *, keeps_key: bool) -> None:
+    def __init__(self, federation: Federation, folder: Path, *, keeps_key: bool, model: Any = MODEL) -> None:
         folder.mkdir()
         write_secret(folder / "restart.key", PreSharedKey.generate("restart").to_pem())
         self.federation, self.folder, self._stack = federation, folder, ExitStack()
         self.socket = folder / "a.sock"
         self.config = write_config(
-            federation, folder, listen=f"unix:{self.socket}", model=MODEL, count=ROUNDS, quorum=2, deadline_seconds=120
+            federation, folder, listen=f"unix:{self.socket}", model=model, count=ROUNDS, quorum=2, deadline_seconds=120
         )
         if keeps_key:
             text = self.config.read_text()
@@ -163,3 +164,27 @@ def test_an_update_that_was_accepted_is_not_asked_for_again(federation: Federati
     assert moves[:3] == [(1, "restarted"), (1, "resumed"), (1, "all_in")]
     senders = [(line["round"], line["sender"][-1]) for line in said if line["event"] == "update"]
     assert sorted(senders) == [(1, "b"), (2, "a"), (2, "b")]
+
+
+def test_a_disk_that_is_full_for_a_while(federation: Federation, tmp_path: Path) -> None:
+    """Nothing is accepted that cannot be kept; sites send it again, and nothing is trained twice."""
+    large = {"w": np.zeros(1 << 19, np.float32)}
+    run = Run(federation, tmp_path / "run", keeps_key=False, model=large)
+
+    async def scenario() -> list[Any]:
+        command = await asyncio.to_thread(run.start)
+        await asyncio.to_thread(command.wait_for, lambda event: event.get("move") == "open")
+        process = psutil.Process(command.pid)
+        _, hard = process.rlimit(psutil.RLIMIT_FSIZE)
+        process.rlimit(psutil.RLIMIT_FSIZE, (1 << 20, hard))
+        playing = asyncio.gather(*map(run.play, SITES))
+        assert await asyncio.to_thread(command.wait_for, lambda event: event.get("reason") == "disk"), command.said
+        process.rlimit(psutil.RLIMIT_FSIZE, (hard, hard))
+        return list(await playing)
+
+    try:
+        finals = asyncio.run(asyncio.wait_for(scenario(), 60))
+    finally:
+        run.close()
+    assert all(np.allclose(final["w"], 0.15 + 0.3) for final in finals)
+    assert list(run.trained.values()) == [[1, 2], [1, 2]]

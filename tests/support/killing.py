@@ -167,6 +167,13 @@ class Command:
         self.status: int | None = None
         """How it ended, once that is known."""
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
     def wait_until_listening(self) -> str | None:
         """Return the address that it listens on; ``None`` where it died before."""
         found = self.wait_for(lambda event: event["event"] == "listening")
