@@ -1,21 +1,22 @@
 """Federated averaging (McMahan et al., 2017) of model *deltas*, weighted by the number of samples.
 
 A site sends ``delta = new - base``, and the new model is ``base + sum(samples · delta) / sum(samples)``. Sums are held
-in float64 whatever the tensors' own type, one tensor at a time, so that the extra memory is two float64 copies of the
-largest tensor and not of the model. Results are rounded back to each tensor's type.
+in float64 whatever the tensors' own type, a slice of a tensor at a time, so that hardly any memory is needed beside the
+new model. Results are rounded back to each tensor's type.
 
 Tensors are floating-point or signed integers (a counter of batches, say). Integers are averaged like the rest and
 rounded to the nearest, ties to even; beyond 2^53 float64 no longer holds every integer. Booleans, unsigned integers
 and complex numbers are refused at the start: a delta of them cannot be negative, or has no order to average in.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pqfl_transport.aggregation.slices import Floats, added, slice_width
 from pqfl_transport.errors import ConfigurationError, RoundError
 
 Array = NDArray[Any]
@@ -41,18 +42,14 @@ def federated_average(base: Weights, updates: Sequence[Update]) -> Weights:
     The base is left unchanged. Raises ``RoundError``: ``no_updates``, ``bad_samples``, what `check_update` finds of
     names, shapes and types, and ``not_finite`` when the mean leaves the range of a tensor's type.
     """
-    if not updates:
-        raise RoundError("there is no update to average", reason="no_updates")
-    for update in updates:
-        if update.samples < 1:
-            raise RoundError(f"an update counts {update.samples} samples, at least 1 is needed", reason="bad_samples")
-        check_layout(update.delta, base)
+    check_updates(base, updates)
     total = sum(update.samples for update in updates)
-    averaged = {
-        name: _average(name, tensor, [(_tensor(update.delta, name), update.samples) for update in updates], total)
-        for name, tensor in _items(base)
-    }
-    return list(averaged.values()) if isinstance(base, list) else {str(name): out for name, out in averaged.items()}
+    return like(
+        base,
+        lambda name, tensor: _average(
+            name, tensor, [(tensor_of(update.delta, name), update.samples) for update in updates], total
+        ),
+    )
 
 
 def subtract(new: Weights, base: Weights) -> Weights:
@@ -61,8 +58,17 @@ def subtract(new: Weights, base: Weights) -> Weights:
     Raises ``RoundError`` as `check_layout` does, and ``not_finite`` when a difference does not fit its integer type.
     """
     check_layout(new, base)
-    deltas = {name: _difference(name, _tensor(new, name), tensor) for name, tensor in _items(base)}
-    return list(deltas.values()) if isinstance(base, list) else {str(name): delta for name, delta in deltas.items()}
+    return like(base, lambda name, tensor: _difference(name, tensor_of(new, name), tensor))
+
+
+def check_updates(base: Weights, updates: Sequence[Update]) -> None:
+    """Raise ``RoundError`` unless there are updates (``no_updates``), each with samples, each of the right layout."""
+    if not updates:
+        raise RoundError("there is no update to average", reason="no_updates")
+    for update in updates:
+        if update.samples < 1:
+            raise RoundError(f"an update counts {update.samples} samples, at least 1 is needed", reason="bad_samples")
+        check_layout(update.delta, base)
 
 
 def check_update(delta: Weights, base: Weights) -> None:
@@ -71,7 +77,7 @@ def check_update(delta: Weights, base: Weights) -> None:
     Reasons: ``wrong_names``, ``wrong_shape``, ``wrong_dtype``, ``not_finite``; the sentence names the tensor.
     """
     check_layout(delta, base)
-    for name, tensor in _items(delta):
+    for name, tensor in named_tensors(delta):
         if not is_finite(tensor):
             raise RoundError(f"tensor {name!r} holds NaN or infinity", reason="not_finite")
 
@@ -81,7 +87,7 @@ def check_layout(weights: Weights, base: Weights) -> None:
     if isinstance(weights, list) is not isinstance(base, list):
         form = "a list" if isinstance(base, list) else "a mapping"
         raise RoundError(f"the base model is {form} of tensors, the update is not", reason="wrong_names")
-    expected, given = dict(_items(base)), dict(_items(weights))
+    expected, given = dict(named_tensors(base)), dict(named_tensors(weights))
     if expected.keys() != given.keys():
         missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
         raise RoundError(f"tensors missing: {_shown(missing)}; not expected: {_shown(extra)}", reason="wrong_names")
@@ -98,8 +104,8 @@ def require_averageable(weights: Weights) -> None:
     """Raise ``ConfigurationError`` when a model is empty or holds a type that cannot be averaged."""
     if not weights:
         raise ConfigurationError("the model holds no tensors", reason="bad_model")
-    for name, tensor in _items(weights):
-        if tensor.dtype.kind not in "fi" and tensor.dtype.name not in _EXTENSION_FLOATS:
+    for name, tensor in named_tensors(weights):
+        if tensor.dtype.kind != "i" and not is_float(tensor.dtype):
             raise ConfigurationError(
                 f"tensor {name!r} is {tensor.dtype}; only floating-point numbers and signed integers can be averaged",
                 reason="bad_model",
@@ -116,34 +122,45 @@ def is_finite(tensor: Array) -> bool:
     )
 
 
-def _average(name: str | int, base: Array, deltas: Iterable[tuple[Array, int]], total: int) -> Array:
-    mean = np.zeros(base.shape, np.float64)
-    term = np.empty(base.shape, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for delta, samples in deltas:
-            np.copyto(term, delta, casting="unsafe")
-            term *= samples
-            mean += term
-        mean /= total
-        np.copyto(term, base, casting="unsafe")
-        mean += term
-        del term
-        if base.dtype.kind == "i":
-            np.rint(mean, out=mean)
-            result = _to_integers(name, mean, base.dtype)
-        else:
-            result = mean.astype(base.dtype)
-    if not is_finite(result):
-        raise RoundError(f"the average of tensor {name!r} is not finite", reason="not_finite")
-    return result
+def named_tensors(weights: Weights) -> list[tuple[str | int, Array]]:
+    """Return the tensors with their names, or with their places in a list."""
+    return list(enumerate(weights)) if isinstance(weights, list) else list(weights.items())
 
 
-def _to_integers(name: str | int, mean: Array, dtype: np.dtype[Any]) -> Array:
-    limits = np.iinfo(dtype)
-    # float64 rounds the largest int64 up to 2^63, so the upper limit is compared exclusively.
-    if mean.size and not (mean.min() >= float(limits.min) and mean.max() < float(limits.max) + 1):
-        raise RoundError(f"the average of tensor {name!r} does not fit {dtype}", reason="not_finite")
-    return mean.astype(dtype)
+def tensor_of(weights: Weights, name: str | int) -> Array:
+    """Return one tensor by its name, or its place in a list."""
+    if isinstance(weights, list):
+        return weights[int(name)]
+    return weights[str(name)]
+
+
+def like(base: Weights, make: Callable[[str | int, Array], Array]) -> Weights:
+    """Return what ``make`` gives for each tensor's name and value, in the form of ``base``."""
+    made = {name: make(name, tensor) for name, tensor in named_tensors(base)}
+    return list(made.values()) if isinstance(base, list) else {str(name): tensor for name, tensor in made.items()}
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a type is floating-point, those of ml_dtypes included."""
+    return dtype.kind == "f" or dtype.name in _EXTENSION_FLOATS
+
+
+def _average(name: str | int, base: Array, deltas: Sequence[tuple[Array, int]], total: int) -> Array:
+    width = slice_width(1)
+    flat = [(delta.reshape(-1), samples) for delta, samples in deltas]
+    mean, term = np.empty((2, min(width, base.size)), np.float64)
+
+    def change(part: slice) -> Floats:
+        size = part.stop - part.start
+        mean[:size] = 0
+        for delta, samples in flat:
+            np.copyto(term[:size], delta[part], casting="unsafe")
+            term[:size] *= samples
+            mean[:size] += term[:size]
+        mean[:size] /= total
+        return mean[:size]
+
+    return added(name, base, change, width)
 
 
 def _difference(name: str | int, new: Array, base: Array) -> Array:
@@ -153,16 +170,6 @@ def _difference(name: str | int, new: Array, base: Array) -> Array:
     if base.dtype.kind == "i" and bool((((new ^ base) & (new ^ delta)) < 0).any()):
         raise RoundError(f"the change of tensor {name!r} does not fit {base.dtype}", reason="not_finite")
     return delta
-
-
-def _items(weights: Weights) -> list[tuple[str | int, Array]]:
-    return list(enumerate(weights)) if isinstance(weights, list) else list(weights.items())
-
-
-def _tensor(weights: Weights, name: str | int) -> Array:
-    if isinstance(weights, list):
-        return weights[int(name)]
-    return weights[str(name)]
 
 
 def _shown(names: Iterable[str | int]) -> str:
