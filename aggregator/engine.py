@@ -82,6 +82,7 @@ class Engine:
 
     def __init__(self, setup: Setup) -> None:
         require_averageable(setup.model)
+        setup.rounds.aggregation.require_model(setup.model)
         _require_usable(setup, setup.member)
         self._setup = setup
         self.standing = Standing(setup.member, setup.clock, setup.revocations)
@@ -93,7 +94,7 @@ class Engine:
         )
         self._intake = Intake(self.standing, self._suites.policy, setup.clock, self.crypto, setup.keys)
         self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
-        self._averager = Averager(self.standing, self.reception.refuse)
+        self._averager = Averager(self.standing, self.reception.refuse, setup.rounds.aggregation, self._record)
         self._state = RoundState.AGGREGATING
         self._number = 1
         self._changed = asyncio.Event()
@@ -188,6 +189,7 @@ class Engine:
             "aggregator": str(self._setup.member.identity.id),
             "rounds": self._setup.rounds.count,
             "quorum": self._setup.rounds.quorum,
+            "rule": self._averager.status,
             "policy": self._suites.policy.name,
             "roster": self.standing.member.roster.number,
             "model_version": self._models.version,
