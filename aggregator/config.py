@@ -178,13 +178,13 @@ def _aggregation(section: Section, quorum: int) -> Aggregation:
     rule = RULES[section.choice("rule", tuple(RULES), PLAIN.rule.name)]
     byzantine = section.optional_number("byzantine", least=1, whole=True)
     select = section.optional_number("select", least=1, whole=True)
-    weights = section.choice("weights", ("", *Weighting), "")
+    weights = None if section.optional_text("weights") is None else section.choice("weights", tuple(Weighting))
     parameters = Parameters(
         trim=section.optional_number("trim", least=0),
         byzantine=None if byzantine is None else int(byzantine),
         select=None if select is None else int(select),
         clip=section.optional_number("clip", least=0),
-        weights=Weighting(weights) if weights else None,
+        weights=None if weights is None else Weighting(weights),
     )
     try:
         aggregation = Aggregation(rule, parameters)
