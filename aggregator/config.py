@@ -46,6 +46,11 @@ class RoundsConfig:
     no_aes: bool = False
     """Whether this machine has no AES instructions: ChaCha20-Poly1305 is then preferred for the key wrap."""
 
+    @property
+    def promise(self) -> dict[str, object]:
+        """The rule, and how many updates of a quorum may be anything where all count the same: for log and audit log."""
+        return {"rule": self.aggregation.rule.name, "tolerates": self.aggregation.tolerates(self.quorum)}
+
     def require_usable(self, roster: Roster) -> None:
         """Raise ``ConfigurationError`` (``wrong_level``, ``quorum``) for a roster that no round can be run with."""
         if self.level not in {None, roster.level}:

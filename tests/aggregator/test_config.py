@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aggregator.config import RoundsConfig, load_config
-from pqfl_transport.aggregation.robust import PLAIN, Parameters, Weighting
+from pqfl_transport.aggregation.robust import PLAIN, RULES, Aggregation, Parameters, Weighting
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.policy import SecurityLevel
@@ -77,6 +77,9 @@ def test_a_rule_with_its_parameters(tmp_path: Path) -> None:
         aggregation = load_config(write(tmp_path, text)).rounds.aggregation
         assert aggregation.parameters == parameters
         assert f'"{aggregation.rule.name}"' in lines
+    krum = Aggregation(RULES["krum"], Parameters(byzantine=2))
+    assert RoundsConfig(1, 7, aggregation=krum).promise == {"rule": "krum", "tolerates": 2}
+    assert RoundsConfig(1, 7).promise == {"rule": "fedavg", "tolerates": 0}
 
 
 def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
