@@ -48,7 +48,7 @@ class RoundsConfig:
 
     @property
     def promise(self) -> dict[str, object]:
-        """The rule, and how many updates of a quorum may be anything where all count the same: for log and audit log."""
+        """The rule and how many updates of a quorum may be anything where all count the same, for log and audit log."""
         return {"rule": self.aggregation.rule.name, "tolerates": self.aggregation.tolerates(self.quorum)}
 
     def require_usable(self, roster: Roster) -> None:
