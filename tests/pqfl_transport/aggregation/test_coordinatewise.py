@@ -134,6 +134,14 @@ def test_every_type_of_tensor(dtype: type[np.generic]) -> None:
     np.testing.assert_array_equal(found.astype(np.float64), expected)
 
 
+def test_large_numbers_of_short_types() -> None:
+    """bfloat16 has the range of float32, and int64 more digits than float64: neither is lost while sorting."""
+    rows = [np.array([value], ml_dtypes.bfloat16) for value in (1e30, 2e30, 5e30)]
+    assert float(coordinate_median([np.zeros(1, ml_dtypes.bfloat16)], updates_of(rows))[0][0]) == float(rows[1][0])
+    numbers = [np.array([2**53 + value], np.int64) for value in (2, 4, 6)]
+    assert coordinate_median([np.zeros(1, np.int64)], updates_of(numbers))[0][0] == 2**53 + 4
+
+
 def test_many_tensors_and_many_slices() -> None:
     """A model of several tensors, one of them longer than a slice."""
     rng = np.random.default_rng(1)

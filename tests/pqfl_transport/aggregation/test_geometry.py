@@ -45,11 +45,14 @@ def test_many_slices() -> None:
 
 def test_what_float64_cannot_measure_is_infinitely_far() -> None:
     """And tells nothing about the others."""
-    updates = [Update([np.array([value, 0.0])], 1) for value in (1e300, -1e300, 3.0, 5.0)]
-    np.testing.assert_array_equal(lengths(updates), [np.inf, np.inf, 3, 5])
-    far = np.inf
-    expected = [[0, far, far, far], [far, 0, far, far], [far, far, 0, 4], [far, far, 4, 0]]
-    np.testing.assert_array_equal(squared_distances(products(updates)), expected)
+    updates = [Update([np.array([value, 0.0])], 1) for value in (1e300, -1e300, 1e300, 3.0, 5.0)]
+    np.testing.assert_array_equal(lengths(updates), [np.inf, np.inf, np.inf, 3, 5])
+    found = squared_distances(products(updates))
+    np.testing.assert_array_equal(found[3:, 3:], [[0, 4], [4, 0]])
+    assert not found.diagonal().any()
+    found[3:, 3:] = np.inf
+    np.fill_diagonal(found, np.inf)
+    assert (found == np.inf).all()
 
 
 def test_equal_updates_are_no_distance_apart() -> None:
