@@ -37,7 +37,7 @@ class Parameters:
     byzantine: int | None = None
     """How many updates of a round may be anything; 1 or more."""
     select: int | None = None
-    """How many updates multi-Krum averages; as many as its proof allows unless given."""
+    """How many updates multi-Krum averages; as many as there can be unless given."""
     clip: float | None = None
     """The greatest length of an update; the median of the round's lengths unless given."""
     weights: Weighting | None = None
@@ -168,7 +168,7 @@ def _least_trimmed(parameters: Parameters) -> int:
 
 
 def _least_krum(parameters: Parameters) -> int:
-    # n >= 2f + 3 (Blanchard et al., 2017); the proof allows at most n - f - 2 to be averaged.
+    # n >= 2f + 3 (Blanchard et al., 2017). As many as a score has neighbours, n - f - 2, are averaged at most.
     byzantine = int(_given(parameters.byzantine))
     return max(2 * byzantine + 3, byzantine + 2 + (parameters.select or 1))
 
