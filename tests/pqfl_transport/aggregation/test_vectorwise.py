@@ -41,7 +41,7 @@ def krum_by_the_paper(rows: np.ndarray, byzantine: int, select: int) -> np.ndarr
 
 
 def are_distinct(scores: list[float]) -> bool:
-    return len({round(score, 3) for score in scores}) == len(scores)
+    return float(np.diff(sorted(scores)).min()) > 1e-3
 
 
 def cost(point: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> float:
