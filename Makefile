@@ -41,6 +41,7 @@ bench: $(VENV)/.test ## Measure relay, envelope, authority and rules beside thei
 	$(BIN)/python benchmarks/connections.py
 	$(BIN)/python benchmarks/pki.py
 	$(BIN)/python benchmarks/robust.py
+	$(BIN)/python benchmarks/secagg.py
 
 fuzz: $(FUZZ)/.ready ## Fuzz every parser of untrusted bytes for FUZZ_SECONDS in all (60); see tests/fuzz/README.md
 	$(FUZZ)/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(TARGETS)

@@ -26,7 +26,7 @@ class Context(bytes, Enum):
 
 
 class Label(bytes, Enum):
-    """The label of each derivation and binding hash: of envelopes and key files (`content/ENVELOPE.md`), of joining."""
+    """The label of each derivation and binding hash: envelopes, key files (`content/ENVELOPE.md`), joining, masks."""
 
     MIX = DOMAIN + b"mix"
     WRAP = DOMAIN + b"wrap"
@@ -39,6 +39,9 @@ class Label(bytes, Enum):
     JOIN_TOKEN = DOMAIN + b"join-token"
     JOIN_REQUEST = DOMAIN + b"join-request"
     JOIN_ANSWER = DOMAIN + b"join-answer"
+    MASK_OWN = DOMAIN + b"mask-own"
+    MASK_PAIR = DOMAIN + b"mask-pair"
+    ROUNDING = DOMAIN + b"rounding"
 
 
 def length_prefixed(*items: bytes) -> bytes:

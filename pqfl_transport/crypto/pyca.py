@@ -1,4 +1,4 @@
-"""The door to primitives on ``cryptography``: signatures, key encapsulation, hashes, the body cipher.
+"""The door to primitives on ``cryptography``: signatures, key encapsulation, hashes, the body cipher, a keystream.
 
 Nothing here is an algorithm of our own. Classes exist because the library beneath has one class per parameter set
 while this project has rows (`pqfl_transport.algorithms`), and because a failed verification has to say whose fault it
@@ -14,6 +14,7 @@ from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encr
 from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, mlkem, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pqfl_transport.algorithms import Kind, find
@@ -319,3 +320,37 @@ def _damaged_body() -> MessageError:
 def hkdf_sha512(key_material: bytes, info: bytes, length_bytes: int) -> bytes:
     """HKDF-SHA-512 (RFC 5869) without salt."""
     return HKDF(algorithm=hashes.SHA512(), length=length_bytes, salt=None, info=info).derive(key_material)
+
+
+KEYSTREAM_KEY_BYTES = 32
+_BLOCK_BYTES = 16
+_ZEROS = memoryview(bytes(1 << 18))
+
+
+class Keystream:
+    """AES-256-CTR (SP 800-38A §6.5) as a generator: the bytes of blocks 0, 1, 2 … of one 32-byte key.
+
+    Counter block number k is k as 16 bytes, big-endian, so a key serves one stream only. It may begin at any byte
+    without making those before it. Raises ``ConfigurationError`` (``bad_key``) for a key of another length, and
+    ``keystream_range`` for a place outside of the counter's 2^128 blocks.
+    """
+
+    __slots__ = ("_encryptor",)
+
+    def __init__(self, key: bytes, offset_bytes: int = 0) -> None:
+        if len(key) != KEYSTREAM_KEY_BYTES:
+            raise ConfigurationError(f"a keystream's key has {KEYSTREAM_KEY_BYTES} bytes", reason="bad_key")
+        block, skipped_bytes = divmod(offset_bytes, _BLOCK_BYTES)
+        try:
+            counter = block.to_bytes(_BLOCK_BYTES, "big")
+        except OverflowError:
+            raise ConfigurationError(f"no keystream has a byte {offset_bytes}", reason="keystream_range") from None
+        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+        self._encryptor.update(_ZEROS[:skipped_bytes])
+
+    def fill(self, buffer: bytearray | memoryview) -> None:
+        """Overwrite ``buffer``, a flat one of bytes, with the next bytes of the stream."""
+        view = memoryview(buffer)
+        for start in range(0, len(view), len(_ZEROS)):
+            part = view[start : start + len(_ZEROS)]
+            self._encryptor.update_into(_ZEROS[: len(part)], part)

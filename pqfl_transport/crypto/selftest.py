@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pqfl_transport.crypto.contexts import Context
-from pqfl_transport.crypto.pyca import BodyDecryptor, DecapsulationKey, SigningKey, hkdf_sha512
+from pqfl_transport.crypto.pyca import BodyDecryptor, DecapsulationKey, Keystream, SigningKey, hkdf_sha512
 from pqfl_transport.errors import MessageError, PlatformError
 
 _VECTORS = "selftest_vectors.json"
@@ -85,8 +85,21 @@ def _check_kdf(vector: dict[str, Any]) -> None:
     _equal(hkdf_sha512(material, info, len(vector["okm"]) // 2).hex(), vector["okm"])
 
 
+def _check_keystream(vector: dict[str, Any]) -> None:
+    stream = bytearray(len(vector["keystream"]) // 2)
+    offset_bytes = int(vector["counter"], 16) * 16
+    Keystream(bytes.fromhex(vector["key"]), offset_bytes).fill(stream)
+    _equal(stream.hex(), vector["keystream"])
+
+
 _CHECKS: MappingProxyType[str, Callable[[dict[str, Any]], None]] = MappingProxyType(
-    {"signature": _check_signature, "kem": _check_kem, "body": _check_body, "kdf": _check_kdf}
+    {
+        "signature": _check_signature,
+        "kem": _check_kem,
+        "body": _check_body,
+        "kdf": _check_kdf,
+        "keystream": _check_keystream,
+    }
 )
 
 

@@ -186,7 +186,8 @@ class Trial:
             assert self._address, self._open[-1].said
 
     def _look(self) -> None:
-        for path in (self.site / "tls.pem", self.site / "signing.pem", self.ca / "enrolment" / "tls.pem"):
+        names = ("tls.pem", "signing.pem", "signing-next.pem")
+        for path in (*(self.site / name for name in names), self.ca / "enrolment" / "tls.pem"):
             if path.exists():
                 self.had.add(sha256_of(x509.load_pem_x509_certificate(path.read_bytes())))
 

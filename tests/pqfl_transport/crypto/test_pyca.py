@@ -1,8 +1,9 @@
 """The door to primitives, against vectors that others published, and the promises our own classes make.
 
 Vectors: the package ``cryptography_vectors`` (BSD-3-Clause or Apache-2.0): ML-DSA known answers (NIST), HPKE with
-post-quantum KEMs (draft-ietf-hpke-pq). Its vectors of chunked encryption are for other hashes than Cobblestone-256
-uses; bodies are held to the format instead: lengths, commitment, order, end.
+post-quantum KEMs (draft-ietf-hpke-pq), AES-256-CTR (RFC 3686), and that of SP 800-38A below. The package's vectors of
+chunked encryption are for other hashes than Cobblestone-256 uses; bodies are held to the format instead: lengths,
+commitment, order, end.
 """
 
 import base64
@@ -25,6 +26,7 @@ from pqfl_transport.crypto.pyca import (
     BodyDecryptor,
     DecapsulationKey,
     EncapsulationKey,
+    Keystream,
     SigningKey,
     VerifyingKey,
     body_bytes,
@@ -229,3 +231,66 @@ def test_a_body_commits_to_its_key_and_context_before_it_begins() -> None:
 def test_the_key_types_are_the_librarys_own() -> None:
     """Certificates are built with the very keys that sign content."""
     assert isinstance(SigningKey.generate("Dilithium3").pyca_key, mldsa.MLDSA65PrivateKey)
+
+
+NIST_KEY = "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4"
+NIST_COUNTER = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
+NIST_PLAINTEXT = (
+    "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"
+    "30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710"
+)
+NIST_CIPHERTEXT = (
+    "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
+    "2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6"
+)
+
+
+def ctr_vectors() -> list[tuple[str, str, str, str]]:
+    """Key, first counter block, plaintext, ciphertext: SP 800-38A F.5.5, and RFC 3686 from the package."""
+    folder = Path(str(cryptography_vectors.__file__)).parent / "ciphers" / "AES" / "CTR"
+    lines = (folder / "aes-256-ctr.txt").read_text().splitlines()
+    values = {field: [line.split(" = ")[1] for line in lines if line.startswith(field)] for field in ("KEY", "IV")}
+    texts = [[line.split(" = ")[1] for line in lines if line.startswith(field)] for field in ("PLAIN", "CIPHER")]
+    published = list(zip(values["KEY"], values["IV"], *texts, strict=True))
+    return [(NIST_KEY, NIST_COUNTER, NIST_PLAINTEXT, NIST_CIPHERTEXT), *published]
+
+
+@pytest.mark.parametrize(("key", "counter", "plaintext", "ciphertext"), ctr_vectors())
+def test_a_keystream_is_aes_256_in_counter_mode(key: str, counter: str, plaintext: str, ciphertext: str) -> None:
+    """A plaintext plus the stream from block number ``counter`` is the published ciphertext."""
+    stream = bytearray(len(plaintext) // 2)
+    Keystream(bytes.fromhex(key), int(counter, 16) * 16).fill(stream)
+    encrypted = bytes(a ^ b for a, b in zip(stream, bytes.fromhex(plaintext), strict=True))
+    assert encrypted.hex() == ciphertext.lower()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 15, 16, 17, 4095, (1 << 18) - 1, 1 << 18, (1 << 18) + 5])
+def test_a_keystream_begins_at_any_byte(offset: int) -> None:
+    """A later part is the same whether or not what is before it was made, in pieces of any size."""
+    whole = bytearray(1 << 19)
+    Keystream(b"k" * 32).fill(whole)
+    part = bytearray(len(whole) - offset)
+    view, stream = memoryview(part), Keystream(b"k" * 32, offset)
+    for start, end in ((0, 3), (3, 35), (35, len(part))):
+        stream.fill(view[start:end])
+    assert part == whole[offset:]
+    other = bytearray(64)
+    Keystream(b"K" * 32).fill(other)
+    assert other != whole[:64]
+
+
+@pytest.mark.parametrize(
+    ("key", "offset", "reason"),
+    [
+        (b"k" * 31, 0, "bad_key"),
+        (b"k" * 16, 0, "bad_key"),
+        (b"", 0, "bad_key"),
+        (b"k" * 32, -1, "keystream_range"),
+        (b"k" * 32, 1 << 132, "keystream_range"),
+    ],
+)
+def test_a_keystream_has_a_full_key_and_an_end(key: bytes, offset: int, reason: str) -> None:
+    """AES-128 keys and short seeds are refused, and so is a place that the counter has no block for."""
+    with pytest.raises(ConfigurationError) as caught:
+        Keystream(key, offset)
+    assert caught.value.reason == reason
