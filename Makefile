@@ -34,12 +34,13 @@ check: $(VENV)/.test ## Lint, format, types, import contracts, a test file for e
 e2e: $(VENV)/.test $(FLOWER)/.ready $(NVFLARE)/.ready ## Run the end-to-end tests alone, the slow ones too (minutes)
 	$(BIN)/pytest tests/end_to_end
 
-bench: $(VENV)/.test ## Measure relay, envelope and authority beside their peers; see benchmarks/README.md
+bench: $(VENV)/.test ## Measure relay, envelope, authority and rules beside their peers; see benchmarks/README.md
 	$(BIN)/python benchmarks/content.py
 	$(BIN)/python benchmarks/envelopes.py
 	$(BIN)/python benchmarks/relay.py
 	$(BIN)/python benchmarks/connections.py
 	$(BIN)/python benchmarks/pki.py
+	$(BIN)/python benchmarks/robust.py
 	$(BIN)/python benchmarks/secagg.py
 
 fuzz: $(FUZZ)/.ready ## Fuzz every parser of untrusted bytes for FUZZ_SECONDS in all (60); see tests/fuzz/README.md

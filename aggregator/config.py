@@ -6,6 +6,7 @@ Paths are relative to the folder of the configuration file. Every error names th
 from dataclasses import dataclass
 from pathlib import Path
 
+from pqfl_transport.aggregation.robust import PLAIN, RULES, Aggregation, Parameters, Weighting
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.crl_fetch import DEFAULT_POLL_SECONDS, require_url
@@ -40,8 +41,15 @@ class RoundsConfig:
     """When given, the roster has to be of this level."""
     policy: Policy | None = None
     """Worked under instead of the policy of the roster's level."""
+    aggregation: Aggregation = PLAIN
+    """How updates become a model; its rule works with ``quorum`` updates."""
     no_aes: bool = False
     """Whether this machine has no AES instructions: ChaCha20-Poly1305 is then preferred for the key wrap."""
+
+    @property
+    def promise(self) -> dict[str, object]:
+        """The rule and how many updates of a quorum may be anything where all count the same, for log and audit log."""
+        return {"rule": self.aggregation.rule.name, "tolerates": self.aggregation.tolerates(self.quorum)}
 
     def require_usable(self, roster: Roster) -> None:
         """Raise ``ConfigurationError`` (``wrong_level``, ``quorum``) for a roster that no round can be run with."""
@@ -168,15 +176,38 @@ def _rounds(section: Section) -> RoundsConfig:
         policy = None if word is None else load_policy(word, folder=section.file.parent)
     except PqflError as error:
         raise type(error)(f"{section.file}: rounds.policy: {error}", reason=error.reason) from error
+    quorum = int(section.number("quorum", least=1, whole=True))
     rounds = RoundsConfig(
         count=int(section.number("count", least=1, whole=True)),
-        quorum=int(section.number("quorum", least=1, whole=True)),
+        quorum=quorum,
         deadline_seconds=section.number("deadline_seconds", DEFAULT_DEADLINE_SECONDS),
         attempts=int(section.number("attempts", DEFAULT_ATTEMPTS, least=1, whole=True)),
         upload_idle_seconds=section.number("upload_idle_seconds", DEFAULT_UPLOAD_IDLE_SECONDS),
         level=parsed_level,
         policy=policy,
+        aggregation=_aggregation(section, quorum),
         no_aes=section.flag("no_aes"),
     )
     section.finish()
     return rounds
+
+
+def _aggregation(section: Section, quorum: int) -> Aggregation:
+    rule = RULES[section.choice("rule", tuple(RULES), PLAIN.rule.name)]
+    byzantine = section.optional_number("byzantine", least=1, whole=True)
+    select = section.optional_number("select", least=1, whole=True)
+    weights = None if section.optional_text("weights") is None else section.choice("weights", tuple(Weighting))
+    parameters = Parameters(
+        trim=section.optional_number("trim", least=0),
+        byzantine=None if byzantine is None else int(byzantine),
+        select=None if select is None else int(select),
+        clip=section.optional_number("clip", least=0),
+        weights=None if weights is None else Weighting(weights),
+    )
+    try:
+        aggregation = Aggregation(rule, parameters)
+        # A round may come down to its quorum; sites beyond that only make a rule stronger.
+        aggregation.require_updates(quorum)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{section.file}: rounds.rule: {error}", reason=error.reason) from error
+    return aggregation

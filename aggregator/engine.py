@@ -76,10 +76,11 @@ class Setup:
 
 
 class Engine:
-    """One run of rounds. Raises ``ConfigurationError`` for a roster that cannot be worked with."""
+    """One run of rounds. Raises ``ConfigurationError`` for a roster or a model that it cannot be done with."""
 
     def __init__(self, setup: Setup) -> None:
         self._start = setup.keeper.start
+        setup.rounds.aggregation.require_model(self._start.weights)
         setup.rounds.require_usable(setup.member.roster)
         self._setup = setup
         self.standing = Standing(setup.member, setup.clock, setup.revocations)
@@ -92,7 +93,7 @@ class Engine:
         )  # fmt: skip
         self._intake = Intake(self.standing, self._suites.policy, setup.clock, self.crypto, setup.keys)
         self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
-        self._averager = Averager(self.standing, self.reception.refuse)
+        self._averager = Averager(self.standing, self.reception.refuse, setup.rounds.aggregation, self._record)
         self._state = RoundState.AGGREGATING
         self._number = min(self._start.version + 1, setup.rounds.count)
         self._changed = asyncio.Event()
@@ -211,6 +212,7 @@ class Engine:
             "aggregator": str(self.standing.member.identity.id),
             "rounds": self._setup.rounds.count,
             "quorum": self._setup.rounds.quorum,
+            "rule": self._averager.status,
             "policy": self._suites.policy.name,
             "roster": self.standing.member.roster.number,
             "model_version": self._models.version,

@@ -123,8 +123,9 @@ async def _serve(config: AggregatorConfig, setup: Setup, reloader: Reloader, pol
     try:
         await web.SockSite(runner, listener).start()
         address = str(bound_address(listener, config.listen))
-        setup.audit.event(EventKind.START, address=address, roster=roster.number)
-        setup.log.event("listening", address=address, federation=roster.federation, roster=roster.number)
+        facts = {"address": address, "roster": roster.number, **config.rounds.promise}
+        setup.audit.event(EventKind.START, **facts)
+        setup.log.event("listening", federation=roster.federation, **facts)
         beside.append(asyncio.create_task(reloader.run(engine, setup.audit, setup.log)))
         if poller is not None:
             beside.append(asyncio.create_task(poller.run(reloader.ask)))

@@ -118,6 +118,10 @@ class Section:
             raise self.error(key, f"is {value!r}; {expected}")
         return value
 
+    def optional_number(self, key: str, *, least: float = 0.001, whole: bool = False) -> float | None:
+        """Return a number of at least ``least``, or None where the key is not there."""
+        return None if self._take(key) is None else self.number(key, least=least, whole=whole)
+
     def finish(self) -> None:
         """Raise unless everything in the section was asked for."""
         unknown = self._table.keys() - self._asked

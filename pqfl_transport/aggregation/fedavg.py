@@ -1,22 +1,23 @@
 """Federated averaging (McMahan et al., 2017) of model *deltas*, weighted by the number of samples.
 
 A site sends ``delta = new - base``, and the new model is ``base + sum(samples · delta) / sum(samples)``. Sums are held
-in float64 whatever the tensors' own type. Updates are added one after the other and asked for their delta once, so that
-the extra memory is one float64 copy of the model, whatever the number of updates, and another of its largest tensor.
-Results are rounded back to each tensor's type.
+in float64 whatever the tensors' own type. Updates are added one after the other, each asked for its delta once, so that
+the memory beside the new model is one float64 copy of it, whatever the number of updates. Results are rounded back to
+each tensor's type.
 
 Tensors are floating-point or signed integers (a counter of batches, say). Integers are averaged like the rest and
 rounded to the nearest, ties to even; beyond 2^53 float64 no longer holds every integer. Booleans, unsigned integers
 and complex numbers are refused at the start: a delta of them cannot be negative, or has no order to average in.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pqfl_transport.aggregation.slices import Floats, added, slice_width, slices
 from pqfl_transport.errors import ConfigurationError, RoundError
 
 Array = NDArray[Any]
@@ -37,7 +38,7 @@ class Update:
 
 
 class Contribution(Protocol):
-    """What is averaged: an `Update`, or one whose delta has to be fetched first."""
+    """What is averaged: an `Update`, or one whose delta is fetched whenever it is asked for."""
 
     @property
     def delta(self) -> Weights:
@@ -48,6 +49,19 @@ class Contribution(Protocol):
         """The samples it was trained on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reweighted:
+    """A contribution that counts as another number of samples than its own."""
+
+    contribution: Contribution
+    samples: int
+
+    @property
+    def delta(self) -> Weights:
+        """The delta as it was."""
+        return self.contribution.delta
+
+
 def federated_average(base: Weights, updates: Sequence[Contribution]) -> Weights:
     """Return ``base`` plus the sample-weighted mean of the deltas, in the form, names and types of ``base``.
 
@@ -55,17 +69,12 @@ def federated_average(base: Weights, updates: Sequence[Contribution]) -> Weights
     names, shapes and types, and ``not_finite`` when the mean leaves the range of a tensor's type; and what asking for a
     delta raises.
     """
-    if not updates:
-        raise RoundError("there is no update to average", reason="no_updates")
+    check_counts(updates)
+    sums = {name: np.zeros(tensor.size, np.float64) for name, tensor in named_tensors(base)}
     for update in updates:
-        if update.samples < 1:
-            raise RoundError(f"an update counts {update.samples} samples, at least 1 is needed", reason="bad_samples")
-    sums = {name: np.zeros(tensor.shape, np.float64) for name, tensor in _items(base)}
-    for update in updates:
-        _add(sums, update.delta, update.samples, base)
+        _add(sums, update, base)
     total = sum(update.samples for update in updates)
-    averaged = {name: _moved(name, tensor, sums.pop(name), total) for name, tensor in _items(base)}
-    return list(averaged.values()) if isinstance(base, list) else {str(name): out for name, out in averaged.items()}
+    return like(base, lambda name, tensor: _moved(name, tensor, sums.pop(name), total))
 
 
 def subtract(new: Weights, base: Weights) -> Weights:
@@ -74,8 +83,23 @@ def subtract(new: Weights, base: Weights) -> Weights:
     Raises ``RoundError`` as `check_layout` does, and ``not_finite`` when a difference does not fit its integer type.
     """
     check_layout(new, base)
-    deltas = {name: _difference(name, _tensor(new, name), tensor) for name, tensor in _items(base)}
-    return list(deltas.values()) if isinstance(base, list) else {str(name): delta for name, delta in deltas.items()}
+    return like(base, lambda name, tensor: _difference(name, tensor_of(new, name), tensor))
+
+
+def check_updates(base: Weights, updates: Sequence[Contribution]) -> None:
+    """Raise ``RoundError`` as `check_counts` does, or unless each update is of the right layout."""
+    check_counts(updates)
+    for update in updates:
+        check_layout(update.delta, base)
+
+
+def check_counts(updates: Sequence[Contribution]) -> None:
+    """Raise ``RoundError`` unless there are updates (``no_updates``), each with samples (``bad_samples``)."""
+    if not updates:
+        raise RoundError("there is no update to average", reason="no_updates")
+    for update in updates:
+        if update.samples < 1:
+            raise RoundError(f"an update counts {update.samples} samples, at least 1 is needed", reason="bad_samples")
 
 
 def check_update(delta: Weights, base: Weights) -> None:
@@ -84,7 +108,7 @@ def check_update(delta: Weights, base: Weights) -> None:
     Reasons: ``wrong_names``, ``wrong_shape``, ``wrong_dtype``, ``not_finite``; the sentence names the tensor.
     """
     check_layout(delta, base)
-    for name, tensor in _items(delta):
+    for name, tensor in named_tensors(delta):
         if not is_finite(tensor):
             raise RoundError(f"tensor {name!r} holds NaN or infinity", reason="not_finite")
 
@@ -94,7 +118,7 @@ def check_layout(weights: Weights, base: Weights) -> None:
     if isinstance(weights, list) is not isinstance(base, list):
         form = "a list" if isinstance(base, list) else "a mapping"
         raise RoundError(f"the base model is {form} of tensors, the update is not", reason="wrong_names")
-    expected, given = dict(_items(base)), dict(_items(weights))
+    expected, given = dict(named_tensors(base)), dict(named_tensors(weights))
     if expected.keys() != given.keys():
         missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
         raise RoundError(f"tensors missing: {_shown(missing)}; not expected: {_shown(extra)}", reason="wrong_names")
@@ -111,8 +135,8 @@ def require_averageable(weights: Weights) -> None:
     """Raise ``ConfigurationError`` when a model is empty or holds a type that cannot be averaged."""
     if not weights:
         raise ConfigurationError("the model holds no tensors", reason="bad_model")
-    for name, tensor in _items(weights):
-        if tensor.dtype.kind not in "fi" and tensor.dtype.name not in _EXTENSION_FLOATS:
+    for name, tensor in named_tensors(weights):
+        if tensor.dtype.kind != "i" and not is_float(tensor.dtype):
             raise ConfigurationError(
                 f"tensor {name!r} is {tensor.dtype}; only floating-point numbers and signed integers can be averaged",
                 reason="bad_model",
@@ -129,35 +153,51 @@ def is_finite(tensor: Array) -> bool:
     )
 
 
-def _add(sums: dict[str | int, NDArray[np.float64]], delta: Weights, samples: int, base: Weights) -> None:
+def named_tensors(weights: Weights) -> list[tuple[str | int, Array]]:
+    """Return the tensors with their names, or with their places in a list."""
+    return list(enumerate(weights)) if isinstance(weights, list) else list(weights.items())
+
+
+def tensor_of(weights: Weights, name: str | int) -> Array:
+    """Return one tensor by its name, or its place in a list."""
+    if isinstance(weights, list):
+        return weights[int(name)]
+    return weights[str(name)]
+
+
+def like(base: Weights, make: Callable[[str | int, Array], Array]) -> Weights:
+    """Return what ``make`` gives for each tensor's name and value, in the form of ``base``."""
+    made = {name: make(name, tensor) for name, tensor in named_tensors(base)}
+    return list(made.values()) if isinstance(base, list) else {str(name): tensor for name, tensor in made.items()}
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Tell whether a type is floating-point, those of ml_dtypes included."""
+    return dtype.kind == "f" or dtype.name in _EXTENSION_FLOATS
+
+
+def _add(sums: Mapping[str | int, Floats], update: Contribution, base: Weights) -> None:
+    # It is let go of with the end of this function, before the next one is fetched.
+    delta, samples = update.delta, update.samples
     check_layout(delta, base)
+    width = slice_width(1)
+    term = np.empty(width, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        for name, tensor in _items(delta):
-            term = tensor.astype(np.float64)
-            term *= samples
-            sums[name] += term
+        for name, tensor in named_tensors(delta):
+            flat, total = tensor.reshape(-1), sums[name]
+            for part in slices(flat.size, width):
+                own = term[: part.stop - part.start]
+                np.copyto(own, flat[part], casting="unsafe")
+                own *= samples
+                total[part] += own
 
 
-def _moved(name: str | int, base: Array, mean: NDArray[np.float64], total: int) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean /= total
-        mean += base.astype(np.float64)
-        if base.dtype.kind == "i":
-            np.rint(mean, out=mean)
-            result = _to_integers(name, mean, base.dtype)
-        else:
-            result = mean.astype(base.dtype)
-    if not is_finite(result):
-        raise RoundError(f"the average of tensor {name!r} is not finite", reason="not_finite")
-    return result
+def _moved(name: str | int, base: Array, mean: Floats, total: int) -> Array:
+    def change(part: slice) -> Floats:
+        mean[part] /= total
+        return mean[part]
 
-
-def _to_integers(name: str | int, mean: Array, dtype: np.dtype[Any]) -> Array:
-    limits = np.iinfo(dtype)
-    # float64 rounds the largest int64 up to 2^63, so the upper limit is compared exclusively.
-    if mean.size and not (mean.min() >= float(limits.min) and mean.max() < float(limits.max) + 1):
-        raise RoundError(f"the average of tensor {name!r} does not fit {dtype}", reason="not_finite")
-    return mean.astype(dtype)
+    return added(name, base, change, slice_width(1))
 
 
 def _difference(name: str | int, new: Array, base: Array) -> Array:
@@ -167,16 +207,6 @@ def _difference(name: str | int, new: Array, base: Array) -> Array:
     if base.dtype.kind == "i" and bool((((new ^ base) & (new ^ delta)) < 0).any()):
         raise RoundError(f"the change of tensor {name!r} does not fit {base.dtype}", reason="not_finite")
     return delta
-
-
-def _items(weights: Weights) -> list[tuple[str | int, Array]]:
-    return list(enumerate(weights)) if isinstance(weights, list) else list(weights.items())
-
-
-def _tensor(weights: Weights, name: str | int) -> Array:
-    if isinstance(weights, list):
-        return weights[int(name)]
-    return weights[str(name)]
 
 
 def _shown(names: Iterable[str | int]) -> str:

@@ -1,6 +1,7 @@
 """Whose updates are in an average: nobody's who was revoked before it was published."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,8 @@ import aiohttp
 import numpy as np
 import pytest
 
-from aggregator import averaging
 from aggregator.app import ENVELOPE_TYPE
-from pqfl_transport.aggregation.fedavg import Weights
+from pqfl_transport.aggregation.robust import RULES, Aggregation, Parameters
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.content.envelope import decode_prologue
@@ -67,17 +67,17 @@ def test_a_revocation_while_the_average_is_made_counts(
     federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The average is made again, without the sender."""
-    real, made = averaging.federated_average, []
+    real, made = Aggregation.apply, []
 
     async def scenario() -> None:
         async with aggregator(federation, tmp_path, revocations=revocations(federation)) as hub:
 
-            def slow(base: Weights, updates: Any) -> Weights:
+            def slow(self: Aggregation, base: Any, updates: Any) -> Any:
                 made.append(len(updates))
                 hub.engine.standing.revocations = revocations(federation, "bank-a", number=2)
-                return real(base, updates)
+                return real(self, base, updates)
 
-            monkeypatch.setattr(averaging, "federated_average", slow)
+            monkeypatch.setattr(Aggregation, "apply", slow)
             for name, change in (("bank-a", 100.0), ("bank-b", 2.0)):
                 assert (await submit(hub, federation, name, change))[0] == 201
             model = await last_model(hub, federation)
@@ -180,5 +180,89 @@ def test_an_update_under_a_former_key_that_was_revoked_is_dropped(tmp_path: Path
             assert (await submit(hub, federation, "bank-b", 2.0))[0] == 201
             model = await last_model(hub, federation)
             assert np.allclose(model["w"], MODEL["w"] + 2.0)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+FIVE = tuple(f"bank-{letter}" for letter in "abcde")
+CHANGES = dict(zip(FIVE, (1.0, 1.1, 1000.0, 1.2, 1.3), strict=True))
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("five"), sites=FIVE)
+
+
+@pytest.mark.parametrize(
+    ("rule", "parameters", "change", "counts", "named"),
+    [
+        ("median", {}, 1.2, {}, {}),
+        ("trimmed-mean", {"trim": 0.2}, 1.2, {"cut": 1}, {"cut": 1}),
+        ("krum", {"byzantine": 1}, 1.2, {"left_out": 4}, {"left_out": ["bank-a", "bank-b", "bank-c", "bank-e"]}),
+        ("multi-krum", {"byzantine": 1}, 1.15, {"left_out": 3}, {"left_out": ["bank-a", "bank-c", "bank-e"]}),
+        ("norm-clipping", {"clip": 1e-9}, 0.0, {"clipped": 5}, {"clipped": list(FIVE)}),
+        ("norm-clipping", {}, 1.14, {"clipped": 2}, {"clipped": ["bank-c", "bank-e"]}),
+        ("geometric-median", {}, 1.2, {}, {}),
+    ],
+)
+def test_what_a_rule_did_is_told(
+    five: Federation, tmp_path: Path, rule: str, parameters: dict[str, Any], change: float, counts: Any, named: Any
+) -> None:
+    """Log and audit log say whose updates were left out or clipped; the status that sites can see counts them only."""
+
+    async def scenario() -> None:
+        chosen = Aggregation(RULES[rule], Parameters(**parameters))
+        async with aggregator(five, tmp_path, quorum=5, aggregation=chosen) as hub:
+            assert hub.engine.status()["rule"] == {"name": rule}
+            for name, own in CHANGES.items():
+                assert (await submit(hub, five, name, own))[0] == 201
+            model = await last_model(hub, five)
+            assert np.allclose(model["w"], MODEL["w"] + change, atol=1e-3)
+            assert hub.engine.status()["rule"] == {"name": rule, "round": 1, "updates": 5} | counts
+            (combined,) = [event for event in hub.events("round") if event["move"] == "combined"]
+            assert (combined["rule"], combined["updates"]) == (rule, 5)
+            told = {
+                name: value if name == "cut" else [sender.rpartition("/")[2] for sender in value]
+                for name, value in combined.items()
+                if name in {"left_out", "clipped", "cut"}
+            }
+            assert told == named
+            assert ("bound" in combined) is (rule == "norm-clipping")
+            if rule == "geometric-median":
+                assert set(combined["shares"]) == {five.site_uri(name) for name in FIVE}
+                assert combined["shares"][five.site_uri("bank-c")] < 0.01
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert sum("combined" in json.dumps(line) for line in lines) == 1
+    verify_audit_log(tmp_path / "audit.jsonl", None)
+
+
+def test_the_mean_tells_nothing_new(federation: Federation, tmp_path: Path) -> None:
+    """No line and no count of its own: it treats all updates alike."""
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, quorum=2) as hub:
+            for name in ("bank-a", "bank-b"):
+                assert (await submit(hub, federation, name))[0] == 201
+            await last_model(hub, federation)
+            assert hub.engine.status()["rule"] == {"name": "fedavg"}
+            assert "combined" not in hub.log.getvalue()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_too_few_are_left_for_a_rule(five: Federation, tmp_path: Path) -> None:
+    """A quorum that carries the rule is counted again without who was revoked, so a rule never runs on fewer."""
+
+    async def scenario() -> None:
+        chosen = Aggregation(RULES["krum"], Parameters(byzantine=1))
+        async with aggregator(five, tmp_path, revocations=revocations(five), quorum=5, aggregation=chosen) as hub:
+            for name in FIVE[1:]:
+                assert (await submit(hub, five, name))[0] == 201
+            hub.engine.adopt_revocations(revocations(five, "bank-a", number=2))
+            hub.pass_deadline()
+            await hub.until(lambda: hub.engine.state is RoundState.FAILED)
+            assert "combined" not in hub.log.getvalue()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aggregator.config import RoundsConfig, load_config
+from pqfl_transport.aggregation.robust import PLAIN, RULES, Aggregation, Parameters, Weighting
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.policy import SecurityLevel
@@ -62,6 +63,25 @@ def test_policy_and_advisory_are_files_beside_it(tmp_path: Path) -> None:
     assert named.name == "cnsa2-2026"
 
 
+def test_a_rule_with_its_parameters(tmp_path: Path) -> None:
+    """Without one it is the mean; a rule takes its own parameters, and its quorum has to carry it."""
+    assert load_config(write(tmp_path, GOOD)).rounds.aggregation == PLAIN
+    for quorum, lines, parameters in (
+        (3, 'rule = "median"', Parameters()),
+        (5, 'rule = "trimmed-mean"\ntrim = 0.2', Parameters(trim=0.2)),
+        (7, 'rule = "multi-krum"\nbyzantine = 2\nselect = 1', Parameters(byzantine=2, select=1)),
+        (1, 'rule = "norm-clipping"\nclip = 3\nweights = "equal"', Parameters(clip=3, weights=Weighting.EQUAL)),
+        (3, 'rule = "geometric-median"\nweights = "samples"', Parameters(weights=Weighting.SAMPLES)),
+    ):
+        text = GOOD.replace("quorum = 2", f"quorum = {quorum}\n{lines}")
+        aggregation = load_config(write(tmp_path, text)).rounds.aggregation
+        assert aggregation.parameters == parameters
+        assert f'"{aggregation.rule.name}"' in lines
+    krum = Aggregation(RULES["krum"], Parameters(byzantine=2))
+    assert RoundsConfig(1, 7, aggregation=krum).promise == {"rule": "krum", "tolerates": 2}
+    assert RoundsConfig(1, 7).promise == {"rule": "fedavg", "tolerates": 0}
+
+
 def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
     """Its path counts from this file; a section without one is refused, no section is fine."""
     assert load_config(write(tmp_path, GOOD)).keys is None
@@ -93,6 +113,35 @@ def test_extra_keys_are_a_file_of_their_own(tmp_path: Path) -> None:
         ("count = 3", 'count = 3\npolicy = "paranoid"', "rounds.policy: unknown policy"),
         ("count = 3", 'count = 3\npolicy = "./own.toml"', "rounds.policy: .*own.toml: no such file"),
         ("count = 3", "count = 3\nno_aes = 1", "rounds.no_aes is 1; expected true or false"),
+        (
+            "count = 3",
+            'count = 3\nrule = "average"',
+            "rounds.rule is 'average'; expected one of fedavg, median, trimmed",
+        ),
+        ("count = 3", "count = 3\nrule = 1", "rounds.rule is 1"),
+        ("count = 3", "count = 3\ntrim = 0.2", "rounds.rule: trim is no parameter of fedavg"),
+        ("count = 3", 'count = 3\nrule = "krum"', "rounds.rule: krum needs byzantine"),
+        ("count = 3", 'count = 3\nrule = "krum"\nbyzantine = 1.5', "rounds.byzantine is 1.5; expected a whole number"),
+        ("count = 3", 'count = 3\nrule = "krum"\nbyzantine = 0', "rounds.byzantine is 0; expected a whole number"),
+        (
+            "quorum = 2",
+            'quorum = 4\nrule = "krum"\nbyzantine = 1',
+            "krum with byzantine = 1 takes at least 5 .*, not 4",
+        ),
+        (
+            "quorum = 2",
+            'quorum = 4\nrule = "trimmed-mean"\ntrim = 0.2',
+            "trimmed-mean with trim = 0.2 takes at least 5",
+        ),
+        ("quorum = 2", 'quorum = 4\nrule = "trimmed-mean"\ntrim = true', "rounds.trim is True"),
+        ("quorum = 2", 'quorum = 4\nrule = "trimmed-mean"\ntrim = 0.5', "rounds.rule: trim is 0.5"),
+        ("quorum = 2", 'quorum = 2\nrule = "median"', "rounds.rule: median takes at least 3 updates a round, not 2"),
+        ("quorum = 2", 'quorum = 3\nrule = "norm-clipping"\nclip = "median"', "rounds.clip is 'median'"),
+        (
+            "quorum = 2",
+            'quorum = 3\nrule = "geometric-median"\nweights = "cap"',
+            "rounds.weights is 'cap'; expected one of samples, equal",
+        ),
         ('"state"', '"state"\nreload_seconds = 0.1', "aggregator.reload_seconds"),
         ('"state"', '"state"\ncrl_url = "gopher://h"', "aggregator.crl_url 'gopher://h'"),
         ('"state"', '"state"\ncrl_url = ["https://h/x", "gopher://h"]', "aggregator.crl_url 'gopher://h'"),

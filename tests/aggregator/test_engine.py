@@ -5,6 +5,7 @@ import base64
 import gc
 import json
 import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from aggregator.averaging import Averager
 from aggregator.engine import Engine, Setup
 from aggregator.intake import Upload
+from pqfl_transport.aggregation.robust import RULES, Aggregation
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.content.recipients import ReceivingKey
@@ -152,20 +154,25 @@ def test_what_happened_is_in_the_audit_log_and_its_chain_holds(federation: Feder
 
 
 @pytest.mark.parametrize(
-    ("rounds", "reason"),
-    [({"quorum": 3}, "quorum"), ({"level": "maximum"}, "wrong_level")],
+    ("model", "rounds", "reason"),
+    [
+        ({"n": np.zeros(3, np.int32)}, {"aggregation": Aggregation(RULES["median"])}, None),
+        ({"n": np.zeros(3, np.int32)}, {"aggregation": Aggregation(RULES["geometric-median"])}, "bad_model"),
+        (MODEL, {"quorum": 3}, "quorum"),
+        (MODEL, {"level": "maximum"}, "wrong_level"),
+    ],
 )
 def test_what_cannot_work_is_refused_at_the_start(
-    federation: Federation, tmp_path: Path, rounds: dict[str, Any], reason: str
+    federation: Federation, tmp_path: Path, model: Any, rounds: dict[str, Any], reason: str | None
 ) -> None:
-    """A quorum above the number of sites, another level."""
-    hub = make_hub(federation, tmp_path)
+    """A quorum above the number of sites, another level, a model that cannot be averaged, not by this rule at least."""
+    hub = make_hub(federation, tmp_path, model=model)
     good = hub.engine._setup
     hub.close()
     changed = replace(good.rounds, **rounds)
-    with pytest.raises(ConfigurationError) as caught:
+    with nullcontext() if reason is None else pytest.raises(ConfigurationError) as caught:
         Engine(Setup(good.member, changed, good.keeper, good.audit, good.log))
-    assert caught.value.reason == reason
+    assert (caught and caught.value.reason) == reason
 
 
 def test_the_private_key_of_a_round_is_gone_when_it_closes(

@@ -186,7 +186,8 @@ class Trial:
             assert self._address, self._open[-1].said
 
     def _look(self) -> None:
-        for path in (self.site / "tls.pem", self.site / "signing.pem", self.ca / "enrolment" / "tls.pem"):
+        names = ("tls.pem", "signing.pem", "signing-next.pem")
+        for path in (*(self.site / name for name in names), self.ca / "enrolment" / "tls.pem"):
             if path.exists():
                 self.had.add(sha256_of(x509.load_pem_x509_certificate(path.read_bytes())))
 
@@ -241,7 +242,11 @@ def check_identity(folder: Path, federation: Federation) -> None:
     entries = federation.authority.ledger.entries(party=str(signer.id))
     newest = {entry.usage: entry for entry in entries if entry.state != Ledger.WITHDRAWN}
     assert newest[Usage.CLIENT].sha256 == sha256_of(identity.leaf)
-    assert newest[Usage.SIGNING].key_sha256 == signer.key.verifying_key.fingerprint.hex()
+    # The next signing key, where a renewal has made one, is certified together with the present one.
+    names = [name for name in ("signing", "signing-next") if (folder / f"{name}.pem").exists()]
+    held = [keystore.load_signing_identity(folder, name=name).key.verifying_key.fingerprint.hex() for name in names]
+    assert newest[Usage.SIGNING].key_sha256 == held[-1]
+    assert {entry.key_sha256 for entry in entries if entry.usage == Usage.SIGNING} == set(held)
     assert chain.verifying_key(identity.leaf) == keystore.load_signing_key(folder / "tls.key").verifying_key
     own = federation.ca / "enrolment"
     TlsIdentity.load(own / "tls.pem", own / "tls.key", federation.ca_pem)

@@ -30,6 +30,7 @@ def test_what_a_section_gives(tmp_path: Path) -> None:
     assert part.path("elsewhere", tmp_path) == tmp_path
     assert (part.optional_path("file"), part.optional_path("elsewhere")) == (tmp_path / "f", None)
     assert part.number("count", whole=True) == 3
+    assert (part.optional_number("count", whole=True), part.optional_number("nothing")) == (3, None)
     part.finish()
 
 
@@ -48,6 +49,8 @@ def test_what_a_section_gives(tmp_path: Path) -> None:
         ("key = true", lambda part: part.number("key")),
         ("key = 1.5", lambda part: part.number("key", whole=True)),
         ("key = inf", lambda part: part.number("key")),
+        ("key = 1", lambda part: part.optional_number("key", least=2)),
+        ('key = "1"', lambda part: part.optional_number("key")),
         ("key = 1", Section.finish),
     ],
 )  # fmt: skip
