@@ -18,7 +18,8 @@ whoever was revoked before the average is published is not in it. A later roster
 after the last round at once. Where the key that signs is exchanged for another one of ours (`pki.signing_files`), the
 current model is sealed again, so that whoever takes the new key alone can verify it.
 
-Version 0 is the initial model; round N starts from version N - 1 and makes version N.
+Version 0 is the initial model; round N starts from version N - 1 and makes version N. What happened is kept as it
+happens (`aggregator.keeping`), and a run that is started again goes on from there.
 """
 
 import asyncio
@@ -300,8 +301,8 @@ class Engine:
         model, roster, keeper = self._models.model, self.standing.member.roster, self._setup.keeper
         try:
             require_unchanged(
-                kept, base_digest=model.digest, roster=roster.number, quorum=self._setup.rounds.quorum,
-                now=self._setup.clock(),
+                kept, self._suites.policy, base_digest=model.digest, roster=roster.number,
+                quorum=self._setup.rounds.quorum, now=self._setup.clock(),
             )  # fmt: skip
             key = await asyncio.to_thread(keeper.round_key, kept)
             collecting = await asyncio.to_thread(

@@ -19,11 +19,19 @@ from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import MessageError, PqflError, RoundError
 from pqfl_transport.pki.roster import Party
+from pqfl_transport.policy import Policy
 
 
-def require_unchanged(kept: KeptRound, *, base_digest: bytes, roster: int, quorum: int, now: float) -> None:
-    """Raise ``RoundError`` (``changed``, ``expired``) for a round that cannot go on as it was opened."""
+def require_unchanged(
+    kept: KeptRound, policy: Policy, *, base_digest: bytes, roster: int, quorum: int, now: float
+) -> None:
+    """Raise for a round that cannot go on as it was opened.
+
+    ``RoundError`` (``changed``, ``expired``), ``PolicyError`` (``content_suite``): what its updates are sealed with is
+    not opened any more.
+    """
     terms = kept.terms
+    policy.require_content_suite(terms.suite)
     if (terms.base_digest, kept.roster, terms.quorum) != (base_digest, roster, quorum):
         raise RoundError(
             f"round {terms.number} was opened with roster {kept.roster} and a quorum of {terms.quorum}, these are"

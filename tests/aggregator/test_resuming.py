@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from aggregator.store.records import KeptRound, KeptUpdate, Standing
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.psk import PreSharedKey
 from pqfl_transport.errors import RoundError
+from pqfl_transport.policy import for_level
 from tests.aggregator.store.test_sqlite import TERMS, update
 from tests.support.pki import Federation, make_federation
 from tests.support.revoking import SIGNING, revocations
 from tests.support.rounds import MODEL, Envelope, Hub, aggregator, current_round, make_update, participant, put
 
+SUITE = "pqfl/v1/mlkem768x25519-mldsa65"
 RESTART = PreSharedKey.generate("restart")
 
 
@@ -191,11 +194,11 @@ def test_a_round_that_cannot_go_on_as_it_was_opened(
     updates: tuple[KeptUpdate, ...], standing: Standing, now: float, changes: dict[str, Any], reason: str | None
 ) -> None:
     """Another roster, quorum or model, or a deadline that passed while nobody could send anything."""
-    kept = KeptRound(TERMS, 1, 7, standing, updates)
+    kept = KeptRound(replace(TERMS, suite=SUITE), 1, 7, standing, updates)
     facts = {"base_digest": TERMS.base_digest, "roster": 7, "quorum": 1, "now": now} | changes
     if reason is None:
-        require_unchanged(kept, **facts)
+        require_unchanged(kept, for_level("high"), **facts)
         return
     with pytest.raises(RoundError) as caught:
-        require_unchanged(kept, **facts)
+        require_unchanged(kept, for_level("high"), **facts)
     assert caught.value.reason == reason

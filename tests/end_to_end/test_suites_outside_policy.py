@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.resuming import require_unchanged
+from aggregator.store.records import KeptRound, Standing
 from gateway.config import HttpRules, Profile
 from pqfl_transport.aggregation.round_document import sign_round_document
 from pqfl_transport.algorithms import content_suite, find
@@ -27,6 +29,7 @@ from pqfl_transport.errors import PolicyError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.spiffe import Role
+from tests.aggregator.store.test_sqlite import TERMS
 from tests.support.envelopes import SENDER, Keys, make_keys
 from tests.support.forging import Forgery
 from tests.support.fronts import front, put_update
@@ -207,8 +210,18 @@ def reason_of(door: Callable[[], object]) -> str:
     return caught.value.reason
 
 
+def test_a_round_is_not_resumed(federation: Federation) -> None:
+    """What was accepted before a restart is opened no more where its suite is not listed any more."""
+    opened = KeptRound(replace(TERMS, suite=OUTSIDE), 1, 7, Standing.AGGREGATING)
+    policy = membership(federation, federation.aggregator, Role.AGGREGATOR).policy
+    with pytest.raises(PolicyError) as caught:
+        require_unchanged(opened, policy, base_digest=TERMS.base_digest, roster=7, quorum=1, now=0.0)
+    assert caught.value.reason == "content_suite"
+
+
 DOORS = {
-    "aggregator/intake.py", "aggregator/publishing.py", "pqfl/commands/content.py", "pqfl/commands/shares.py",
+    "aggregator/contents.py", "aggregator/intake.py", "aggregator/publishing.py",
+    "pqfl/commands/content.py", "pqfl/commands/shares.py",
     "pqfl/demo/site.py", "pqfl_transport/content/batch.py", "pqfl_transport/content/files.py",
     "pqfl_transport/content/opening.py", "pqfl_transport/content/sealing.py", "pqfl_transport/participant.py",
 }  # fmt: skip
