@@ -3,12 +3,20 @@
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 
-from pqfl_transport.aggregation.secagg.keys import MaskKey
-from pqfl_transport.aggregation.secagg.messages import Kind, parse_message
+from pqfl_transport.aggregation.secagg.keys import Link, MaskKey
+from pqfl_transport.aggregation.secagg.messages import (
+    Kind,
+    Message,
+    Packet,
+    Share,
+    parse_message,
+    sign_message,
+    split_many,
+)
 from pqfl_transport.aggregation.secagg.parameters import RoundParameters
 from pqfl_transport.aggregation.secagg.recovery import Recovered
 from pqfl_transport.aggregation.secagg.server import (
@@ -24,6 +32,7 @@ from pqfl_transport.aggregation.secagg.server import (
 )
 from pqfl_transport.aggregation.secagg.site import Burn, SecAggSite, Send, SiteIdentity, Upload
 from pqfl_transport.algorithms import content_suite
+from pqfl_transport.crypto.contexts import length_prefixed
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import PqflError, RoundError
 from pqfl_transport.pki.roster import SecureAggregation
@@ -112,13 +121,17 @@ class Network:
     """What a site sends, changed on its way."""
 
     def __post_init__(self) -> None:
-        self.parameters = make_parameters(self.count, suite=self.suite)
         self.now = 0.0
         self.recovered: list[Recovered] = []
         self.gone: set[str] = set()
-        key = signing_key(HUB, self.parameters.suite.signature)
-        self.server = SecAggServer(self.parameters, key, self.take_off, deadlines=DEADLINES)
-        self.vectors = {name: MaskedVector(1000 + at) for at, name in enumerate(self.parameters.sites)}
+        self.use(make_parameters(self.count, suite=self.suite))
+
+    def use(self, parameters: RoundParameters) -> None:
+        """Begin a round with these parameters."""
+        self.parameters = parameters
+        key = signing_key(HUB, parameters.suite.signature)
+        self.server = SecAggServer(parameters, key, self.take_off, deadlines=DEADLINES)
+        self.vectors = {name: MaskedVector(1000 + at) for at, name in enumerate(parameters.sites)}
         self.values = {name: vector.value for name, vector in self.vectors.items()}
         self.burnt = {name: set() for name in self.vectors}
         self.sites = {name: self.make_site(name) for name in self.vectors}
@@ -229,3 +242,38 @@ class Network:
         if name in self.gone or (int(name[-2:]), kind) in self.drop:
             self.gone.add(name)
         return name in self.gone
+
+
+def resigned(parameters: RoundParameters, message: Message, body: Sequence[bytes], attachment: bytes = b"") -> bytes:
+    """Return a message with another body, signed by its own sender: what a party that lies sends."""
+    sender = (message.sender, signing_key(message.sender, parameters.suite.signature))
+    signed = sign_message(parameters, message.kind, message.transcript, sender, body)
+    return replace(signed, attachment=attachment).raw
+
+
+def published(parameters: RoundParameters, kind: Kind, transcript: bytes, body: Sequence[bytes]) -> Message:
+    """Return anything at all, signed by the server."""
+    return sign_message(parameters, kind, transcript, (HUB, signing_key(HUB, parameters.suite.signature)), body)
+
+
+def with_packet(net: "Network", data: bytes, holder: int, packet: Packet) -> bytes:
+    """Return a Share with another packet for one holder, vouched for by its dealer."""
+    message = parse_message(data)
+    share = Share.decode(message)
+    dealer = list(net.parameters.sites).index(message.sender) + 1
+    link = Link(net.parameters, message.transcript, dealer, holder)
+    packets = dict(zip((at for at, _ in share.packet_hashes), split_many(message, message.attachment), strict=True))
+    packets[holder] = packet.encode()
+    hashes = tuple((at, link.packet_hash(packets[at])) for at in packets)
+    body = replace(share, packet_hashes=hashes).encode()
+    changed = resigned(net.parameters, message, body, length_prefixed(*packets.values()))
+    # The dealer knows what it did, and does not wonder at its own Share.
+    net.sites[message.sender]._share = changed
+    return changed
+
+
+def packet_of(data: bytes, holder: int) -> Packet:
+    """Return a Share's packet for one holder."""
+    message = parse_message(data)
+    at = [index for index, _ in Share.decode(message).packet_hashes].index(holder)
+    return Packet.decode(split_many(message, message.attachment)[at])

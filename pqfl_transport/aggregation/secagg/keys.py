@@ -53,6 +53,14 @@ class PublicKeys:
     transport: Encapsulation
     mask: Encapsulation
 
+    def require_usable(self) -> None:
+        """Raise ``MessageError`` (``bad_key``) for a key that nothing can be sealed to, such as a degenerate one."""
+        for key in (self.transport, self.mask):
+            try:
+                key.wrap(b"", b"")
+            except ConfigurationError as error:
+                raise MessageError(str(error), reason="bad_key") from None
+
 
 @dataclass(frozen=True, slots=True)
 class Link:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
 
+from pqfl_transport.aggregation.secagg.keys import public_keys
 from pqfl_transport.aggregation.secagg.messages import (
     Kind,
     Message,
@@ -245,6 +246,11 @@ class SecAggServer:
 
     def _take_advertise(self, message: Message) -> None:
         found = open_advertise(message, self._parameters)
+        # The sites would find out only when they seal to it, and all of them would stop.
+        try:
+            public_keys(self._parameters, found).require_usable()
+        except MessageError as error:
+            raise MessageError(f"advertise of {message.sender}: {error}", reason=error.reason) from None
         keys = {found.transport_key, found.mask_key}
         used = {raw for one in self._of(Kind.ADVERTISE).values() for raw in one.body[3:]}
         if len(keys) != 2 or keys & used:  # noqa: PLR2004 -- two keys are advertised

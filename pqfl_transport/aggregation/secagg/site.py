@@ -292,8 +292,12 @@ class SecAggSite:
             if holder == me:
                 packets[holder] = link.own(halves).encode()
                 continue
-            to = public_keys(self._parameters, members.advertised[members.name(holder)])
-            packets[holder] = link.seal(to, halves, link.directed_key(kept.master)).encode()
+            name = members.name(holder)
+            to = public_keys(self._parameters, members.advertised[name])
+            try:
+                packets[holder] = link.seal(to, halves, link.directed_key(kept.master)).encode()
+            except ConfigurationError as error:
+                raise MessageError(f"the keys of {name}: {error}", reason=error.reason) from None
         self._held[me] = dealt[me]
         hashes = tuple((holder, members.link(me, holder).packet_hash(data)) for holder, data in packets.items())
         share = Share(commit_seed(self._parameters, members.transcript, me, kept.self_seed), hashes)

@@ -13,7 +13,7 @@ from pqfl_transport.algorithms import CONTENT_SUITES, content_suite
 from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError
 from pqfl_transport.pki.roster import Party, Roster, SecureAggregation
 from pqfl_transport.pki.spiffe import SpiffeId
-from pqfl_transport.policy import POLICIES, SecurityLevel, for_level
+from pqfl_transport.policy import SecurityLevel, for_level
 from tests.support.secagg import HUB, MODEL, SUITE, make_parameters, signing_key, site_name
 
 
@@ -124,8 +124,7 @@ def test_a_suite_that_the_policy_does_not_list_is_refused() -> None:
 def test_a_suite_whose_keys_have_no_seed_is_refused() -> None:
     """Mask keys derive from a seed."""
     suite = next(one for one in CONTENT_SUITES.values() if one.is_experimental and one.signature == "ML-DSA-65")
-    policy = replace(POLICIES[0], content_suites=(suite.id,)) if isinstance(POLICIES, tuple) else None
-    policy = policy or replace(for_level(SecurityLevel.HIGH), content_suites=(suite.id,))
+    policy = replace(for_level(SecurityLevel.HIGH), content_suites=(suite.id,))
     facts: dict[str, Any] = {"suite": suite.id, "round_number": 7, "model_digest": MODEL, "aggregator": HUB}
     with pytest.raises(ConfigurationError) as caught:
         round_parameters(roster_of(3), policy, **facts)
