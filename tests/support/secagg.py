@@ -17,7 +17,7 @@ from pqfl_transport.aggregation.secagg.messages import (
     sign_message,
     split_many,
 )
-from pqfl_transport.aggregation.secagg.parameters import RoundParameters
+from pqfl_transport.aggregation.secagg.parameters import Neighbours, RoundParameters, full_graph
 from pqfl_transport.aggregation.secagg.recovery import Recovered
 from pqfl_transport.aggregation.secagg.server import (
     Accepted,
@@ -104,6 +104,7 @@ class Network:
     count: int
     drop: frozenset[tuple[int, Kind | str]] = frozenset()
     suite: str = SUITE
+    neighbours: Neighbours = full_graph
     stop_at: ServerState | None = None
     """Once the server is there, what it publishes stays in the queue."""
     queue: deque[tuple[str, bytes]] = field(default_factory=deque)
@@ -130,7 +131,7 @@ class Network:
         """Begin a round with these parameters."""
         self.parameters = parameters
         key = signing_key(HUB, parameters.suite.signature)
-        self.server = SecAggServer(parameters, key, self.take_off, deadlines=DEADLINES)
+        self.server = SecAggServer(parameters, key, self.take_off, deadlines=DEADLINES, neighbours=self.neighbours)
         self.vectors = {name: MaskedVector(1000 + at) for at, name in enumerate(parameters.sites)}
         self.values = {name: vector.value for name, vector in self.vectors.items()}
         self.burnt = {name: set() for name in self.vectors}
@@ -141,7 +142,8 @@ class Network:
         key = signing_key(name, self.parameters.suite.signature)
         identity = SiteIdentity(name, key, self.burnt[name])
         return SecAggSite(
-            self.parameters, identity, self.vectors[name].mask, deadline=100, random=random or deterministic(name)
+            self.parameters, identity, self.vectors[name].mask, deadline=100, random=random or deterministic(name),
+            neighbours=self.neighbours,
         )  # fmt: skip
 
     def take_off(self, recovered: Recovered) -> None:

@@ -129,6 +129,7 @@ TakeOff = Callable[[Recovered], None]
 class SecAggServer:
     """One round at the aggregator. Every call takes ``now`` in Unix seconds and gives what happened.
 
+    Only `tick` ends a step that is past its end; a message that comes then is late, whether or not `tick` was called.
     Raises ``ConfigurationError`` (``wrong_key``) where the key is not the one that the roster lists.
     """
 

@@ -211,7 +211,7 @@ class SecAggSite:
     def stop(self) -> None:
         """End the round for this site and drop its secrets."""
         self.state = SiteState.STOPPED
-        self._secrets = None
+        self._secrets = self._unmask = None
         self._held.clear()
         self._answers.clear()
 

@@ -184,6 +184,24 @@ def test_a_sum_that_is_none_does_not_leave() -> None:
     assert other.server.tick(999) == ()
 
 
+def _ring(index: int, count: int) -> frozenset[int]:
+    """Return two neighbours on each side."""
+    return frozenset((index - 1 + step) % count + 1 for step in (-2, -1, 1, 2))
+
+
+def test_another_graph() -> None:
+    """Masks and shares go to neighbours alone, and t is that of the neighbourhood: four of five."""
+    net = Network(9, frozenset({(5, "upload")}), neighbours=_ring)
+    net.run()
+    assert len(done(net)) == 8
+    assert {key.site for key in net.vectors[site_name(1)].calls[0][0]} == {site_name(at) for at in (2, 3, 8, 9)}
+    assert {key.site for key in net.recovered[0].pair_keys} == {site_name(at) for at in (3, 4, 6, 7)}
+    # Two neighbours of site 5 that do not release leave two shares of it, whoever else does.
+    few = Network(9, frozenset({(5, "upload"), (4, Kind.UNMASK), (6, Kind.UNMASK)}), neighbours=_ring)
+    few.run()
+    assert failed(few).reason == "too_few_shares"
+
+
 class TestLies:
     @pytest.mark.parametrize(
         ("change", "reason"),
