@@ -43,7 +43,7 @@ class Averager:
         """Drop what was accepted of sites that are out by now, and wait for them no more."""
         for site in sorted(round_.terms.expected - round_.struck):
             party = self._standing.member.roster.parties.get(site)
-            error = None if party is None else self._standing.outage(party)
+            error = None if party is None else self._standing.outage(party, round_.signer(site))
             if error is not None and round_.strike(site):
                 sentence = f"its update was accepted before and is dropped from the average: {error}"
                 self._refuse(CertificateError(sentence, reason=error.reason), round=round_.terms.number, sender=site)

@@ -10,7 +10,9 @@ from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.crl_fetch import DEFAULT_POLL_SECONDS, require_url
 from pqfl_transport.pki.revocation import Stale
+from pqfl_transport.pki.roster import Roster
 from pqfl_transport.pki.ruling import load_policy
+from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import Policy, SecurityLevel, for_level
 from pqfl_transport.sections import Section, read_toml
 
@@ -40,6 +42,18 @@ class RoundsConfig:
     """Worked under instead of the policy of the roster's level."""
     no_aes: bool = False
     """Whether this machine has no AES instructions: ChaCha20-Poly1305 is then preferred for the key wrap."""
+
+    def require_usable(self, roster: Roster) -> None:
+        """Raise ``ConfigurationError`` (``wrong_level``, ``quorum``) for a roster that no round can be run with."""
+        if self.level not in {None, roster.level}:
+            raise ConfigurationError(
+                f"rounds.level is {self.level}, the roster's level is {roster.level}", reason="wrong_level"
+            )
+        sites = sum(party.id.role is Role.SITE for party in roster.parties.values())
+        if sites < self.quorum:
+            raise ConfigurationError(
+                f"rounds.quorum is {self.quorum}, roster {roster.number} lists {sites} sites", reason="quorum"
+            )
 
 
 @dataclass(frozen=True, slots=True)

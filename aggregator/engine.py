@@ -14,7 +14,9 @@ opened again under the next suite, with a new key and challenge, nothing that wa
 current model is sealed again.
 
 Where a list revokes a site, `Engine.adopt_revocations` takes its update out of the open round and waits for it no more;
-whoever was revoked before the average is published is not in it. A later roster counts from the next opening on.
+whoever was revoked before the average is published is not in it. A later roster counts from the next opening on, and
+after the last round at once. Where the key that signs is exchanged for another one of ours (`pki.signing_files`), the
+current model is sealed again, so that whoever takes the new key alone can verify it.
 
 Version 0 is the initial model; round N starts from version N - 1 and makes version N.
 """
@@ -24,7 +26,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,14 @@ from aggregator.publishing import Model, Publisher
 from aggregator.reception import Reception
 from aggregator.rounds import Move, Round, State, Terms
 from aggregator.store.models import ModelStore
-from aggregator.suites import Suites
+from aggregator.suites import Suites, kinds_of
 from pqfl_transport.aggregation.fedavg import Weights, require_averageable
 from pqfl_transport.aggregation.round_document import RoundDocument, RoundState
 from pqfl_transport.aggregation.round_document import sign_round_document as sign
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
-from pqfl_transport.errors import ConfigurationError, MessageError, PolicyError, PqflError, RoundError
+from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError
 from pqfl_transport.extrakeys import KeyRing
 from pqfl_transport.net.logs import EventLog
 from pqfl_transport.pki.expiry import Ending, list_endings
@@ -58,6 +60,7 @@ CHALLENGE_BYTES = 32
 _GRACE_SECONDS = 60
 # What names and a sample count add to the model's own layout.
 _METADATA_BYTES = 4096
+_OVER = frozenset({RoundState.FINISHED, RoundState.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +85,16 @@ class Engine:
 
     def __init__(self, setup: Setup) -> None:
         require_averageable(setup.model)
-        _require_usable(setup, setup.member)
+        setup.rounds.require_usable(setup.member.roster)
         self._setup = setup
         self.standing = Standing(setup.member, setup.clock, setup.revocations)
         self._next_member: Membership | None = None
-        self._suites = Suites(setup.member, _kinds(setup.member))
+        self._suites = Suites(setup.member, kinds_of(setup.member))
         self.crypto = Stopwatch()
         self._models = Publisher(
-            setup.member, self._recipients, self._suites, setup.store, self.crypto, self._announced, self._extra_keys
-        )
+            lambda: self.standing.member, self._recipients, self._suites, setup.store, self.crypto, self._announced,
+            self._extra_keys,
+        )  # fmt: skip
         self._intake = Intake(self.standing, self._suites.policy, setup.clock, self.crypto, setup.keys)
         self.reception = Reception(self._intake, setup.clock, self._record, self._update_arrived)
         self._averager = Averager(self.standing, self.reception.refuse)
@@ -143,14 +147,33 @@ class Engine:
         except PolicyError as error:
             self.close(error)
 
-    def adopt_roster(self, member: Membership) -> None:
-        """Work with a later roster from the next round on, or from the next attempt at this one.
+    async def adopt_roster(self, member: Membership) -> None:
+        """Work with a later roster from the next round on, from the next attempt at this one, or where all is over.
 
-        Raises ``ConfigurationError`` for one that cannot be worked with, and then nothing has changed.
+        Where it names the key no more that signs now, another one does at once. Raises ``ConfigurationError`` for one
+        that cannot be worked with, and then nothing has changed.
         """
-        _require_usable(self._setup, member)
+        self._setup.rounds.require_usable(member.roster)
         self._next_member = member
         self.standing.following = member.roster
+        key, following = self.standing.member.identity.key.verifying_key, member.identity.key.verifying_key
+        over = key not in member.party.signing_keys(self._setup.clock())
+        # A key of another algorithm takes other suites, which change between rounds.
+        if over and key.algorithm == following.algorithm:
+            await self.adopt_key(member)
+        if self._state in _OVER:
+            self._take_on_roster()
+            await self._seal_again()
+
+    async def adopt_key(self, member: Membership) -> None:
+        """Sign with another key that the present roster names, from now on; this membership has it."""
+        before, key = self.standing.member.identity.key.verifying_key, member.identity.key.verifying_key
+        self._use(replace(self.standing.member, identity=member.identity))
+        self._record(
+            EventKind.RELOAD, what="signing_key", result="ok", fingerprint=key.fingerprint.hex(),
+            former=before.fingerprint.hex(),
+        )  # fmt: skip
+        await self._seal_again()
 
     def adopt_revocations(self, revocations: Revocations) -> None:
         """Ask these lists from now on: who is on them is waited for no more, and its update is dropped."""
@@ -185,7 +208,7 @@ class Engine:
         """Return the facts of ``/v1/status``."""
         return self.progress() | {
             "federation": self.standing.member.roster.federation,
-            "aggregator": str(self._setup.member.identity.id),
+            "aggregator": str(self.standing.member.identity.id),
             "rounds": self._setup.rounds.count,
             "quorum": self._setup.rounds.quorum,
             "policy": self._suites.policy.name,
@@ -304,12 +327,22 @@ class Engine:
             return
         former = self.standing.member.roster.number
         try:
-            self._suites.fit(_kinds(member))
+            self._suites.fit(member, kinds_of(member))
         except PolicyError as error:
             self._record(EventKind.RELOAD, what="roster", result="failed", detail=str(error))
             return
-        self.standing.member = member
+        self._use(member)
         self._record(EventKind.RELOAD, what="roster", result="ok", number=member.roster.number, former=former)
+
+    def _use(self, member: Membership) -> None:
+        self.standing.member = member
+        self._setup.audit.sign_with(member.identity.key)
+
+    async def _seal_again(self) -> None:
+        try:
+            await self._models.seal_again_if_needed()
+        except PolicyError as error:
+            self.close(error)
 
     def _sites(self) -> tuple[str, ...]:
         return tuple(str(party.id) for party in self.standing.parties(Role.SITE))
@@ -340,7 +373,7 @@ class Engine:
         terms = None if collecting is None else collecting.round.terms
         return RoundDocument(
             nonce=nonce,
-            aggregator=str(self._setup.member.identity.id),
+            aggregator=str(self.standing.member.identity.id),
             federation=self.standing.member.roster.federation,
             round=self._number,
             state=self._state,
@@ -359,7 +392,7 @@ class Engine:
 
     def _sign(self, document: RoundDocument) -> bytes:
         with self.crypto.running():
-            return sign(document, self._setup.member.identity.key)
+            return sign(document, self.standing.member.identity.key)
 
     def _enter(self, state: RoundState) -> None:
         self._state = state
@@ -377,24 +410,3 @@ class Engine:
     def _record(self, kind: EventKind, **facts: object) -> None:
         self._setup.audit.event(kind, **facts)
         self._setup.log.event(kind.value, **facts)
-
-
-def _kinds(member: Membership) -> list[tuple[str, str]]:
-    """The signature and the KEM of each site's keys."""
-    return [
-        (party.signing_key.algorithm, RecipientKey.from_bytes(party.receiving_key).kem)
-        for party in member.parties(Role.SITE)
-    ]
-
-
-def _require_usable(setup: Setup, member: Membership) -> None:
-    roster, rounds = member.roster, setup.rounds
-    if rounds.level not in {None, roster.level}:
-        raise ConfigurationError(
-            f"rounds.level is {rounds.level}, the roster's level is {roster.level}", reason="wrong_level"
-        )
-    sites = len(member.parties(Role.SITE))
-    if sites < rounds.quorum:
-        raise ConfigurationError(
-            f"rounds.quorum is {rounds.quorum}, roster {roster.number} lists {sites} sites", reason="quorum"
-        )

@@ -21,6 +21,7 @@ from pqfl_transport.content.keysource import KeySource, extra_material, settle
 from pqfl_transport.content.opening import ContentKey, MemoryOpening, Opener, content_key
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.tensors import SAMPLES, parse, total_bytes
+from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.net.resumable import UploadAddress, UploadFields
 from pqfl_transport.pki.roster import Party
@@ -127,11 +128,12 @@ class Intake:
         sender = self._members.party(prologue.header.sender)
         round_ = collecting.round
         round_.admit(prologue, sender, self._clock())
-        await asyncio.to_thread(self._verify, prologue, sender)
+        key = sender.key_for(prologue.header.sender_fingerprint, self._clock())
+        await asyncio.to_thread(self._verify, prologue, key)
         receipt = round_.receipt_for(prologue)
         if receipt is not None:
             return Accepted(receipt, 0, again=True)
-        transfer = await self._begin(prologue, sender, collecting)
+        transfer = await self._begin(prologue, sender, key, collecting)
         body = _behind(rest, upload.body)
         if upload.fields.complete is None:
             return await self._write(transfer, collecting, body, complete=True)
@@ -163,13 +165,15 @@ class Intake:
         if transfer.accepted is None:
             self._drop(transfer, collecting)
 
-    async def _begin(self, prologue: Prologue, sender: Party, collecting: Collecting) -> Transfer:
+    async def _begin(
+        self, prologue: Prologue, sender: Party, key: VerifyingKey, collecting: Collecting
+    ) -> Transfer:  # fmt: skip
         reservation = self._reserve(prologue, collecting)
         try:
             unwrapped = await asyncio.to_thread(self._unwrap, prologue, collecting)
             # The signature holds and the envelope is ours: only now is a key used up that both ends hold.
             extra = await self._extra(prologue)
-            opener = Opener(prologue, unwrapped, sender_key=sender.signing_key, extra=extra)
+            opener = Opener(prologue, unwrapped, sender_key=key, extra=extra)
             opening = await asyncio.to_thread(MemoryOpening, opener)
         except BaseException:
             collecting.round.release(reservation)
@@ -214,7 +218,7 @@ class Intake:
         # Waiting for the body took time: the sender may have been revoked, the deadline may have passed, the suite
         # may have been withdrawn.
         self._policy.require_content_suite(header.suite)
-        self._members.party(header.sender)
+        _require_good_signer(self._members.party(header.sender), header.sender_fingerprint)
         receipt = collecting.round.commit(transfer.reservation, update)
         collecting.round.release(transfer.reservation)
         settle(transfer.prologue, self._keys)
@@ -232,9 +236,9 @@ class Intake:
             raise MessageError("the envelope is another one than the address says", reason="wrong_address")
         _check_length(envelope_bytes(prologue), 0, upload.length_bytes, upload.fields)
 
-    def _verify(self, prologue: Prologue, sender: Party) -> None:
+    def _verify(self, prologue: Prologue, key: VerifyingKey) -> None:
         with self._crypto.running():
-            verify_prologue(prologue, sender_key=sender.signing_key, policy=self._policy)
+            verify_prologue(prologue, sender_key=key, policy=self._policy)
 
     def _unwrap(self, prologue: Prologue, collecting: Collecting) -> ContentKey:
         key = collecting.receiving_key
@@ -252,6 +256,13 @@ class Intake:
     def _finish(self, opening: MemoryOpening) -> memoryview:
         with self._crypto.running():
             return opening.finalize()
+
+
+def _require_good_signer(sender: Party, fingerprint: bytes) -> None:
+    """Raise where the key that an upload began under was revoked since; that its time is over ends no upload."""
+    former = sender.former
+    if fingerprint != sender.signing_key.fingerprint and (former is None or fingerprint != former.key.fingerprint):
+        raise MessageError(f"the key that {sender.id} signed with was revoked since", reason="wrong_sender_key")
 
 
 async def _settled(address: UploadAddress, collecting: Collecting) -> Transfer:

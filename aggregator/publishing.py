@@ -1,4 +1,7 @@
-"""Global models on their way out: sealed to every site, stored, announced; sealed again where their suite has gone."""
+"""Global models on their way out: sealed to every site, stored, announced.
+
+One is sealed again where its suite has gone, or the key that it is signed with.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -29,18 +32,21 @@ class Model:
     digest: bytes
     plaintext_bytes: int
     schema: tuple[TensorSchema, ...]
+    signer: bytes
+    """The fingerprint of the key that it is signed with."""
 
 
 class Publisher:
     """The models of one run.
 
-    ``recipients`` gives who may open the next one. ``announced`` is told of each one that is out, also of one that was
-    sealed again; ``extra_keys`` gives what is mixed into each, and may wait for a key manager.
+    ``member`` gives who signs, ``recipients`` who may open the next one. ``announced`` is told of each one that is
+    out, also of one that was sealed again; ``extra_keys`` gives what is mixed into each, and may wait for a key
+    manager.
     """
 
     def __init__(
         self,
-        member: Membership,
+        member: Callable[[], Membership],
         recipients: Callable[[], Sequence[RecipientKey]],
         suites: Suites,
         store: ModelStore,
@@ -80,14 +86,17 @@ class Publisher:
             return True
 
     async def seal_again_if_needed(self) -> None:
-        """Exchange the current model where its suite has gone, or where somebody may open it who cannot.
+        """Exchange the current model where its suite has gone, somebody may open it who cannot, or another key signs.
 
         Raises ``PolicyError`` where no suite is left.
         """
         async with self._working:
             model = self._model
             wanted = {key.fingerprint for key in self._recipients()}
-            if model is not None and not (self._suites.allows(model.suite) and wanted <= self._sealed_to):
+            if model is None:
+                return
+            signed = model.signer == self._member().identity.key.verifying_key.fingerprint
+            if not (signed and self._suites.allows(model.suite) and wanted <= self._sealed_to):
                 self._announce(await self._sealed(model.weights, model.version))
 
     def path(self, version: int) -> Path:
@@ -125,10 +134,11 @@ class Publisher:
         self, weights: Weights, version: int, suite: str, policy: Policy, recipients: Sequence[RecipientKey]
     ) -> Model:
         digest = model_digest(weights)
-        identity = self._member.identity
+        member = self._member()
+        identity = member.identity
         parameters = EnvelopeParameters(
             suite=suite,
-            federation=self._member.roster.federation,
+            federation=member.roster.federation,
             sender=str(identity.id),
             direction="model",
             round=version,
@@ -141,4 +151,5 @@ class Publisher:
             envelope = seal_weights(weights, parameters, recipients, identity.key)
         self._store.save(version, [envelope])
         rows = tuple(TensorSchema(*row) for row in schema(weights))
-        return Model(version, suite, weights, digest, TensorLayout.of(weights).total_bytes, rows)
+        signer = identity.key.verifying_key.fingerprint
+        return Model(version, suite, weights, digest, TensorLayout.of(weights).total_bytes, rows, signer)

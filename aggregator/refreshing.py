@@ -1,4 +1,4 @@
-"""What else an aggregator reads again beside its advisory: the roster, and revocation lists.
+"""What else an aggregator reads again beside its advisory: the roster with its own signing key, and revocation lists.
 
 A file that is broken, older or not its signer's changes nothing and is said. A list that revokes the aggregator itself
 ends it: no site would take a round of it any more.
@@ -6,6 +6,7 @@ ends it: no site would take a round of it any more.
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -40,12 +41,15 @@ class Refresher(Protocol):
 
 
 class RosterRefresher:
-    """Takes a later roster on between rounds."""
+    """Takes a later roster on between rounds, and signs with the key that it names when the former one's time is over.
+
+    ``clock`` is in Unix seconds.
+    """
 
     what = "roster"
 
-    def __init__(self, path: Path, load: Load) -> None:
-        self._path, self._load = path, load
+    def __init__(self, path: Path, load: Load, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._load, self._clock = path, load, clock
         self._seen = b""
 
     async def refresh(self, engine: Engine) -> tuple[str, str]:
@@ -54,13 +58,15 @@ class RosterRefresher:
         current = standing.member.roster
         try:
             digest = await asyncio.to_thread(self._digest)
-            if digest == self._seen:
+            if digest == self._seen and not standing.member.has_to_switch(self._clock()):
                 return "unchanged", ""
             member = await asyncio.to_thread(self._load, current.number)
             if member.roster.level is not current.level:
                 raise ConfigurationError(f"{self._path}: the level changes by a restart", reason="needs_restart")
             if member.roster.number > current.number:
-                engine.adopt_roster(member)
+                await engine.adopt_roster(member)
+            elif member.identity.key.verifying_key != standing.member.identity.key.verifying_key:
+                await engine.adopt_key(member)
         except PqflError as error:
             return "failed", str(error)
         self._seen = digest

@@ -90,6 +90,8 @@ class Receipt:
     sender: str
     envelope_id: bytes
     prologue_digest: bytes
+    signer: bytes
+    """The fingerprint of the key that the sender signed it with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +131,11 @@ class Round:
         receipt = self._receipts.get(prologue.header.sender)
         return receipt if receipt is not None and receipt.prologue_digest == prologue.digest else None
 
+    def signer(self, sender: str) -> bytes | None:
+        """Return the fingerprint of the key that the accepted update of a site is signed with, if there is one."""
+        receipt = self._receipts.get(sender)
+        return None if receipt is None else receipt.signer
+
     def reserve(self, prologue: Prologue) -> Reservation:
         """Hold a place for an upload that was admitted and whose signature holds.
 
@@ -139,7 +146,10 @@ class Round:
         in_flight = self._reservations.setdefault(sender, [])
         if len(in_flight) >= MAX_RESERVATIONS:
             raise RoundError(f"{sender} has {len(in_flight)} uploads in flight already", reason="busy")
-        receipt = Receipt(self.terms.number, sender, prologue.header.envelope_id, prologue.digest)
+        header = prologue.header
+        receipt = Receipt(
+            self.terms.number, sender, header.envelope_id, prologue.digest, header.sender_fingerprint
+        )  # fmt: skip
         reservation = Reservation(receipt)
         in_flight.append(reservation)
         return reservation

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 from pqfl_transport.algorithms import ContentSuite
+from pqfl_transport.content.recipients import RecipientKey
 from pqfl_transport.errors import PolicyError
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.spiffe import Role
 
 
 class Suites:
@@ -15,13 +17,16 @@ class Suites:
         self.policy = member.policy
         self.withdrawn: PolicyError | None = None
         """Why nothing is left to work with."""
-        self._own_signature = member.identity.key.algorithm
-        self._signatures = self._kems = ""
-        self.fit(sites)
+        self._own_signature = self._signatures = self._kems = ""
+        self.fit(member, sites)
 
-    def fit(self, sites: Iterable[tuple[str, str]]) -> None:
-        """Work with the keys of these sites from now on. Raises ``PolicyError``, and then nothing has changed."""
-        pairs, before = tuple(sites), (self._signatures, self._kems)
+    def fit(self, member: Membership, sites: Iterable[tuple[str, str]]) -> None:
+        """Work with this end's own key and these of the sites from now on.
+
+        Raises ``PolicyError``, and then nothing has changed.
+        """
+        pairs, before = tuple(sites), (self._own_signature, self._signatures, self._kems)
+        self._own_signature = member.identity.key.algorithm
         # Sites with keys of two kinds have no suite in common, and are told so by both names.
         self._signatures = " and ".join(sorted({signature for signature, _ in pairs}))
         self._kems = " and ".join(sorted({kem for _, kem in pairs}))
@@ -30,7 +35,7 @@ class Suites:
         try:
             self.require_fitting()
         except PolicyError:
-            self._signatures, self._kems = before
+            self._own_signature, self._signatures, self._kems = before
             raise
 
     @property
@@ -55,3 +60,11 @@ class Suites:
         """Raise the ``PolicyError`` that took everything away, where one did."""
         if self.withdrawn is not None:
             raise self.withdrawn
+
+
+def kinds_of(member: Membership) -> list[tuple[str, str]]:
+    """Return the signature and the KEM of each site's keys."""
+    return [
+        (party.signing_key.algorithm, RecipientKey.from_bytes(party.receiving_key).kem)
+        for party in member.parties(Role.SITE)
+    ]

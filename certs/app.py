@@ -23,6 +23,7 @@ from pqfl_transport import problems
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 from pqfl_transport.pki.enrolment import (
     CA_PATH,
+    CRL_PATH,
     JOIN_PATH,
     MAX_MESSAGE_BYTES,
     RENEW_PATH,
@@ -32,8 +33,8 @@ from pqfl_transport.pki.enrolment import (
 from pqfl_transport.pki.twin_renewal import RENEW_TWIN_PATH
 
 _READ_SECONDS = 30.0
-_CRL_PATH, _DUAL_CRL_PATH = "/v1/crl", "/v1/crl-dual"
-_DOCUMENTS = frozenset({CA_PATH, ROSTER_PATH, _CRL_PATH, _DUAL_CRL_PATH})
+_DUAL_CRL_PATH = "/v1/crl-dual"
+_DOCUMENTS = frozenset({CA_PATH, ROSTER_PATH, CRL_PATH, _DUAL_CRL_PATH})
 _DOCUMENTS_FOR_A_REQUEST = 100
 """How many times as many documents as other requests an origin may ask for."""
 # What is wrong with our own files is for our log; what is wrong with a request is for whoever sent it.
@@ -66,7 +67,7 @@ def make_app(desk: Desk, *, requests_per_minute: int, clock: Callable[[], float]
             web.post(RENEW_PATH, api.signed(desk.renew)),
             web.post(RENEW_TWIN_PATH, api.signed(desk.renew_twin)),
             web.get(CA_PATH, api.file("ca.pem", "application/x-pem-file")),
-            web.get(_CRL_PATH, api.file("crl.pem", "application/x-pem-file")),
+            web.get(CRL_PATH, api.file("crl.pem", "application/x-pem-file")),
             web.get(_DUAL_CRL_PATH, api.file("crl-dual.pem", "application/x-pem-file")),
             web.get(ROSTER_PATH, api.file("roster.json", "application/json")),
         ]
@@ -84,8 +85,10 @@ def _guard(
             limit.take(origin_of(request.remote or ""), clock())
             return await handler(request)
         except PqflError as error:
-            desk.report("request_refused", {"path": request.path, "remote": request.remote, "reason": error.reason,
-                                            "detail": str(error)})  # fmt: skip
+            # That there is no list yet is an answer, and no refusal of whoever asked.
+            if error.reason != "not_found":
+                desk.report("request_refused", {"path": request.path, "remote": request.remote, "reason": error.reason,
+                                                "detail": str(error)})  # fmt: skip
             return _problem(error)
         except web.HTTPNotFound:
             return _problem(MessageError("there is nothing at this path", reason="not_found"))

@@ -25,6 +25,7 @@ from certs.certifying import (
     require_fresh_keys,
     require_keys_of_profile,
     require_renewal,
+    require_succession,
 )
 from certs.entry import Entry, State, to_text
 from certs.folder import AuthorityFolder
@@ -34,7 +35,15 @@ from certs.issuing import Issued, describe_request, finish, publish, recover, re
 from certs.ledger import Candidate, Preparation
 from certs.rekeying import Rekeyed, read_record, require_acceptable, write_record
 from certs.revoking import LIST_DAYS, ListMade, find_entries, make_lists, revoke_entries
-from certs.rosters import DEFAULT_WEIGHT_CAP, RosterPlan, plan_roster, publish_roster, revoked_parties, sign_planned
+from certs.rosters import (
+    DEFAULT_WEIGHT_CAP,
+    RosterPlan,
+    plan_roster,
+    publish_roster,
+    revoked_parties,
+    sign_planned,
+    without_revoked_former,
+)
 from certs.rotating import PRESENT, Hosts, Rotated, finish_rotation, retire, rotate_issuing, rotate_root
 from certs.rotating_classical import retire_classical, rotate_classical
 from certs.staging import restored_on_failure, staged_folder
@@ -192,6 +201,9 @@ class Authority(AuthorityFolder):
                 require_keys_of_profile(request, row)
             else:
                 request = require_renewal(request, row, renews, self.ledger.entries(party=str(request.id)), now)
+                member = self.roster().parties.get(str(request.id))
+                if member is not None:
+                    require_succession(request, renews, member, self.ledger, now)
             ca_pem = keystore.read_public(self.ca_path)
             before = certified_before(request, row, self.ledger, ca_pem, now, evidence=renews)
             if before is not None:
@@ -218,7 +230,7 @@ class Authority(AuthorityFolder):
         """
         now = now or datetime.now(UTC)
         with self._changing(now):
-            roster, record = self.roster(), read_record(self.record_path)
+            roster, record = without_revoked_former(self.roster(), self.ledger.entries()), read_record(self.record_path)
             party, statement = open_statement(data, roster, now=now.timestamp())
             require_acceptable(
                 party, statement, roster=roster, record=record, ledger=self.ledger.entries(),
@@ -291,11 +303,13 @@ class Authority(AuthorityFolder):
 
     def plan_roster(
         self, *, only: Iterable[str] | None = None, weight_caps: Mapping[str, int] = MappingProxyType({}),
-        level: SecurityLevel | None = None, now: datetime | None = None,
+        level: SecurityLevel | None = None, former_until: int | None = None, now: datetime | None = None,
     ) -> RosterPlan:  # fmt: skip
         """Return what the next roster would change. Raises what `rosters.plan_roster` raises."""
         now = now or datetime.now(UTC)
-        return plan_roster(self, now=now, only=only, weight_caps=weight_caps, level=level)
+        return plan_roster(
+            self, now=now, only=only, weight_caps=weight_caps, level=level, former_until=former_until
+        )  # fmt: skip
 
     def sign_roster(self, plan: RosterPlan, *, now: datetime | None = None) -> int:
         """Sign the roster that was planned, with the root's key, and return its number.
@@ -305,8 +319,10 @@ class Authority(AuthorityFolder):
         """
         now = now or datetime.now(UTC)
         with self._changing(now):
-            gone = revoked_parties(self.ledger.entries(), plan.following)
-            if self.roster() != plan.present or gone:
+            entries = self.ledger.entries()
+            gone = revoked_parties(entries, plan.following)
+            changed = without_revoked_former(plan.following, entries) != plan.following
+            if self.roster() != plan.present or gone or changed:
                 raise ConfigurationError(
                     f"{self.roster_path}: something changed since; look again", reason="stale_plan"
                 )
@@ -363,12 +379,19 @@ class Authority(AuthorityFolder):
     ) -> None:
         holder = str(request.id)
         with self.ledger.writing(now) as book:
-            for certificate, use in ((made.tls_certificate, usage), (made.signing_certificate, Usage.SIGNING)):
+            signing = (made.signing_certificate, made.next_certificate)
+            for certificate, use in ((made.tls_certificate, usage), *((one, Usage.SIGNING) for one in signing)):
                 if certificate is not None:
                     entry = Entry.of(certificate, holder=holder, usage=use, now=now, issuer=issuer.certificate)
                     book.enter(entry, certificate, kind=kind)
-            if request.signing_key is not None:
-                book.propose(Candidate(holder, request.signing_key.spki, request.receiving_key, to_text(now)))
+            proposed = request.signing_key
+            if kind == "renew":
+                # A key that is only certified again changes nothing about who is to be named next.
+                proposed, member = request.next_signing_key, self.roster().parties.get(holder)
+                if member is not None and member.signing_key == proposed:
+                    return
+            if proposed is not None:
+                book.propose(Candidate(holder, proposed.spki, request.receiving_key, to_text(now)))
 
     def _issued(self, party_id: SpiffeId, out: Path) -> Issued:
         entries = [one for one in self.ledger.entries(party=str(party_id)) if one.state == State.ISSUED]

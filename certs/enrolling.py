@@ -127,7 +127,10 @@ class Desk:
         made = self.authority.current().certify(
             request, now=self.clock(), seconds=self.seconds, renews=renews, reissue=reissue
         )
-        grant = Grant(made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id)
+        grant = Grant(
+            made.tls_certificate, made.signing_certificate, made.ca_pem, self.gateway, self.gateway_id,
+            made.next_certificate,
+        )  # fmt: skip
         return grant_payload(State.ISSUED, grant)
 
     def _require_present(self, present: PresentCertificates, new: NewKeys, profile: Profile) -> None:
@@ -138,7 +141,7 @@ class Desk:
             holders.add(verifier.verify(present.signing, usage=Usage.SIGNING, now=now))
         if holders != {new.party}:
             raise CertificateError(f"the certificates are not all of {new.party}", reason="bad_name")
-        if new.signing is not None and not profile.has_content_keys:
+        if present.signing is not None and not profile.has_content_keys:
             raise MessageError(f"{new.party} signs no content", reason="malformed")
 
     def _verifier(self) -> ChainVerifier:
@@ -147,7 +150,9 @@ class Desk:
 
 
 def _request(new: NewKeys) -> CertificationRequest:
-    return CertificationRequest(new.party, new.party.role.value, new.tls, new.signing, new.receiving)
+    return CertificationRequest(
+        new.party, new.party.role.value, new.tls, new.signing, new.receiving, next_signing_key=new.next_signing
+    )  # fmt: skip
 
 
 def _require_shown(party: SpiffeId, tls: x509.Certificate, profile: Profile, shown: bytes) -> None:
@@ -160,7 +165,10 @@ def _facts(party: str, answer: bytes) -> dict[str, object]:
     _, grant = open_grant(answer)
     if grant is None:
         return {"party": party}
-    return {"party": party, **_certificate_facts(grant.tls), "signing": grant.signing is not None}
+    return {
+        "party": party, **_certificate_facts(grant.tls), "signing": grant.signing is not None,
+        "next_signing": grant.next_signing is not None,
+    }  # fmt: skip
 
 
 def _certificate_facts(certificate: x509.Certificate) -> dict[str, object]:

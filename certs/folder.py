@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -33,7 +34,7 @@ from pqfl_transport.pki.authority import Issuer
 from pqfl_transport.pki.documents import parse_object, require_fields
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment
 from pqfl_transport.pki.profiles import Profile, parse_profiles
-from pqfl_transport.pki.roster import Roster
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Roster, open_roster
 from pqfl_transport.pki.spiffe import require_label
 from pqfl_transport.policy import Advisory, Policy, SecurityLevel, for_level
 
@@ -162,8 +163,12 @@ class AuthorityFolder:
             raise ConfigurationError(f"{self.advisory_path}: {error}", reason="malformed") from error
 
     def roster(self) -> Roster:
-        """Return the current roster, verified. Raises what ``keystore.load_roster`` raises."""
-        return keystore.load_roster(self.roster_path, self._roots(), federation=self.federation)
+        """Return the current roster, verified. Raises ``ConfigurationError`` naming the file."""
+        data = keystore.read_public(self.roster_path, max_bytes=MAX_ROSTER_BYTES)
+        try:
+            return _open_roster(data, tuple(self._roots()), self.federation)
+        except MessageError as error:
+            raise ConfigurationError(f"{self.roster_path}: {error}", reason=error.reason) from error
 
     def anchor_fingerprints(self) -> frozenset[str]:
         """Return the fingerprints of all authorities in ``ca.pem``."""
@@ -237,3 +242,9 @@ class AuthorityFolder:
 
     def _roots(self) -> list[VerifyingKey]:
         return keystore.root_keys(keystore.load_anchors(self.ca_path))
+
+
+@lru_cache(maxsize=1)
+def _open_roster(data: bytes, roots: tuple[VerifyingKey, ...], federation: str) -> Roster:
+    """Verify a roster; the same bytes under the same roots once, because one of 10,000 parties takes seconds."""
+    return open_roster(data, roots, federation=federation)

@@ -21,7 +21,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certs.entry import Entry, State, to_text
+from certs.entry import Entry, State, to_text, to_time
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import ConfigurationError, PlatformError
 from pqfl_transport.hashchain import CHECKPOINT, GENESIS, canonical, checkpoint_facts, make_line
@@ -143,6 +143,12 @@ class Ledger:
         with self._reading() as database:
             row = database.execute("SELECT number FROM lists WHERE issuer = ?", (issuer,)).fetchone()
         return int(row[0]) if row else 0
+
+    def list_end(self, issuer: str) -> datetime | None:
+        """Return the next update of the last revocation list of an authority, ``None`` before there was any."""
+        with self._reading() as database:
+            row = database.execute("SELECT next_update FROM lists WHERE issuer = ?", (issuer,)).fetchone()
+        return to_time(row[0]) if row else None
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of the chain of events, oldest first, each with its newline."""

@@ -126,6 +126,11 @@ def _party_row(
     name: str, entries: Sequence[Entry], roster: Roster, waiting: Mapping[str, Candidate], now: datetime
 ) -> Row:
     latest = {entry.usage: entry for entry in entries}
+    member = roster.parties.get(name)
+    if member is not None:
+        # Beside the certificate of the key that counts there may be a newer one, of the next key or of a former one.
+        key = member.signing_key.fingerprint.hex()
+        latest |= {entry.usage: entry for entry in entries if entry.usage == Usage.SIGNING and entry.key_sha256 == key}
     # A twin that has ended ends nothing else: that is how a migration is over.
     present = tuple(entry for entry in latest.values() if not entry.is_twin or entry.is_good(now))
     end = min(to_time(entry.not_after) for entry in present)
@@ -152,8 +157,8 @@ def _membership(name: str, latest: Mapping[str, Entry], roster: Roster, waiting:
     signing = latest.get(Usage.SIGNING)
     if member is None:
         return Membership.CANDIDATE if candidate is not None else Membership.NONE
-    if signing is not None and signing.revoked_at:
-        return Membership.LEAVING
     if candidate is not None and candidate.signing_key != member.signing_key.spki:
         return Membership.NEW_KEY
+    if signing is not None and signing.revoked_at:
+        return Membership.LEAVING
     return Membership.MEMBER

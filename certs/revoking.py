@@ -5,7 +5,8 @@ authority was revoked, and from then on always: a reader that had one refuses to
 migration has its own. Numbers come from the ledger and only rise.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -78,6 +79,7 @@ def revoke_entries(
 ) -> tuple[Entry, ...]:
     """Mark the certificates that are not yet revoked, and forget the party's candidacy. The caller holds the lock.
 
+    A next signing key stays a candidate where only certificates of the key that it replaces are revoked.
     Raises ``ConfigurationError``: ``already_revoked`` where nothing is left to revoke, ``is_root`` for a root, which
     nobody above it can revoke.
     """
@@ -97,11 +99,21 @@ def revoke_entries(
             f"{entries[-1].id or entries[-1].usage} was revoked {entries[-1].revoked_at}: {entries[-1].reason}",
             reason="already_revoked",
         )
+    kept = set(_replacing(authority, left))
     with authority.ledger.writing(now) as book:
         revoked = tuple(book.revoke(entry, reason) for entry in left)
-        for party in {entry.id for entry in left if entry.id}:
+        for party in {entry.id for entry in left if entry.id} - kept:
             book.forget_candidate(party)
     return revoked
+
+
+def _replacing(authority: AuthorityFolder, entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield the parties whose candidate is another key than all of these certificates, which are for signing."""
+    for candidate in authority.ledger.candidates():
+        own = [entry for entry in entries if entry.id == candidate.id]
+        key = hashlib.sha256(candidate.signing_key).hexdigest()
+        if own and all(entry.usage == Usage.SIGNING and entry.key_sha256 != key for entry in own):
+            yield candidate.id
 
 
 def make_lists(
@@ -114,7 +126,7 @@ def make_lists(
     ``expired`` where no issuing authority is left.
     """
     made, pems = [], []
-    for certificate, key_path in _issuing_authorities(authority, now):
+    for certificate, key_path in issuing_authorities(authority, now):
         key = authority.private_key(key_path)
         one, pem = _next_list(authority, certificate, key.pyca_key, now, timedelta(days=days), at_least_number)
         made.append(one)
@@ -160,7 +172,7 @@ def _is_called(word: str, party: str) -> bool:
     return word in {party, role_and_name, role_and_name.partition("/")[2]}
 
 
-def _issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[tuple[x509.Certificate, Path]]:
+def issuing_authorities(authority: AuthorityFolder, now: datetime) -> Iterator[tuple[x509.Certificate, Path]]:
     """Yield every authority that may have leaves which are still valid, with the path of its private key."""
     former = sorted((authority.folder / FORMER_AUTHORITIES).glob("*.pem"))
     seen: set[str] = set()

@@ -1,7 +1,11 @@
-"""The next roster: who enters it, who leaves, and whose keys change. The root signs what `plan` shows."""
+"""The next roster: who enters it, who leaves, and whose keys change. The root signs what `plan` shows.
+
+A member whose signing key changes keeps the one before as its former key for a while, so that the new roster need not
+reach everybody at once. A key of which any certificate was revoked is never kept.
+"""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -14,12 +18,14 @@ from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki import keystore
 from pqfl_transport.pki.profiles import Usage
 from pqfl_transport.pki.references import CertificateReference
-from pqfl_transport.pki.roster import Party, Roster, open_roster, sign_roster
+from pqfl_transport.pki.roster import FormerKey, Party, Roster, open_roster, sign_roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel
 
 DEFAULT_WEIGHT_CAP = 1_000_000
 """The most samples one update of a site may claim where nobody says otherwise."""
+OVERLAP_SECONDS = 14 * 86_400
+"""So long a signing key that is replaced counts beside the new one where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +37,11 @@ class RosterPlan:
     admitted: tuple[str, ...]
     removed: tuple[str, ...]
     rekeyed: tuple[str, ...]
-    """Members whose signing key is another one."""
+    """Members whose signing or receiving key is another one."""
     recapped: tuple[str, ...]
     """Members with another weight cap."""
+    ended: tuple[str, ...]
+    """Members whose former signing key is in the roster no more."""
 
     @property
     def is_empty(self) -> bool:
@@ -49,10 +57,13 @@ def plan_roster(
     only: Iterable[str] | None = None,
     weight_caps: Mapping[str, int] = MappingProxyType({}),
     level: SecurityLevel | None = None,
+    former_until: int | None = None,
 ) -> RosterPlan:
     """Return the next roster: ``parties`` in addition, candidates admitted, whoever was revoked left out.
 
-    ``only`` names the candidates to admit, all unless given; ``weight_caps`` is by SPIFFE ID. Raises
+    ``only`` names the candidates to admit, all unless given; ``weight_caps`` is by SPIFFE ID. ``former_until``, in Unix
+    seconds, is the latest end of any former signing key; unless given, `OVERLAP_SECONDS` from now for those that are
+    replaced by this roster, and for others what the present one says. Raises
     ``ConfigurationError`` (``no_candidate``) for an ID in either that is none of the roster's.
     """
     present = authority.roster()
@@ -69,6 +80,10 @@ def plan_roster(
             f"{', '.join(unknown)[:300]}: neither a candidate nor in the roster", reason="no_candidate"
         )
     members |= {name: replace(members[name], weight_cap=cap) for name, cap in weight_caps.items()}
+    members = {
+        name: _with_former(party, present.parties.get(name), entries, int(now.timestamp()), former_until)
+        for name, party in members.items()
+    }
     members = {name: with_reference(authority, entries, party) for name, party in members.items()}
     following = replace(
         present, number=present.number + 1, issued_at=int(now.timestamp()), parties=MappingProxyType(members),
@@ -116,6 +131,43 @@ def revoked_parties(entries: Iterable[Entry], roster: Roster) -> frozenset[str]:
     return frozenset(name for name in roster.parties if all(signing.get(name, [False])))
 
 
+def revoked_keys(entries: Iterable[Entry]) -> frozenset[str]:
+    """Return the fingerprints, in hex, of the signing keys of which any certificate was revoked."""
+    return frozenset(entry.key_sha256 for entry in entries if entry.usage == Usage.SIGNING and entry.revoked_at)
+
+
+def without_revoked_former(roster: Roster, entries: Iterable[Entry]) -> Roster:
+    """Return a roster in which no former key was revoked since it was signed."""
+    revoked = revoked_keys(entries)
+    parties = {
+        name: replace(party, former=None)
+        if party.former is not None and party.former.key.fingerprint.hex() in revoked
+        else party
+        for name, party in roster.parties.items()
+    }
+    return replace(roster, parties=MappingProxyType(parties))
+
+
+def _with_former(
+    party: Party, before: Party | None, entries: Iterable[Entry], now: int, until: int | None
+) -> Party:  # fmt: skip
+    """Return a member of the next roster with the former key that it has there."""
+    if before is None:
+        return replace(party, former=None)
+    if party.signing_key == before.signing_key:
+        former = before.former
+        if former is not None and until is not None:
+            former = replace(former, until=min(former.until, until))
+    else:
+        end = now + OVERLAP_SECONDS if until is None else until
+        former = FormerKey(before.signing_key, end, before.certificate)
+    # Content suites go by the algorithm of a member's keys: one of another level counts no more when that is left.
+    keeps = former is not None and former.until > now and former.key.algorithm == party.signing_key.algorithm
+    if former is None or not keeps or former.key.fingerprint.hex() in revoked_keys(entries):
+        return replace(party, former=None)
+    return replace(party, former=former)
+
+
 def _is_certified(candidate: Candidate, entries: Iterable[Entry], now: datetime) -> bool:
     key = hashlib.sha256(candidate.signing_key).hexdigest()
     return any(
@@ -125,20 +177,28 @@ def _is_certified(candidate: Candidate, entries: Iterable[Entry], now: datetime)
 
 
 def with_reference(authority: AuthorityFolder, entries: Iterable[Entry], party: Party) -> Party:
-    """Return the member with the certificate that its key has, the last one where it was renewed.
+    """Say which certificates a member's keys have, the last ones where they were renewed, for revocation lists."""
+    known = tuple(entries)
+    certificate = _reference(authority, known, str(party.id), party.signing_key) or party.certificate
+    former = party.former
+    if former is not None:
+        reference = _reference(authority, known, str(party.id), former.key) or former.certificate
+        former = replace(former, certificate=reference)
+    return replace(party, certificate=certificate, former=former)
 
-    Revocation lists name certificates and not keys.
-    """
-    key = hashlib.sha256(party.signing_key.spki).hexdigest()
-    for entry in reversed(tuple(entries)):
+
+def _reference(
+    authority: AuthorityFolder, entries: Sequence[Entry], party: str, key: VerifyingKey
+) -> CertificateReference | None:
+    for entry in reversed(entries):
         if entry.state == State.WITHDRAWN or (entry.id, entry.usage, entry.key_sha256) != (
-            str(party.id), Usage.SIGNING, key,
+            party, Usage.SIGNING, key.fingerprint.hex(),
         ):  # fmt: skip
             continue
         certificate = authority.ledger.certificate(entry.sha256)
         if certificate is not None:
-            return replace(party, certificate=CertificateReference.of(certificate))
-    return party
+            return CertificateReference.of(certificate)
+    return None
 
 
 def _party(candidate: Candidate, present: Roster) -> Party:
@@ -168,4 +228,9 @@ def _compared(present: Roster, following: Roster) -> RosterPlan:
             != (after[name].signing_key, after[name].receiving_key)
         ),
         recapped=tuple(name for name in both if before[name].weight_cap != after[name].weight_cap),
+        ended=tuple(name for name in both if _ends(before[name], after[name])),
     )  # fmt: skip
+
+
+def _ends(before: Party, after: Party) -> bool:
+    return before.former is not None and (after.former is None or after.former.key != before.former.key)

@@ -28,7 +28,8 @@ from pqfl_transport.pki.advisory import open_advisory
 from pqfl_transport.pki.authority import create_issuing, create_root, cross_sign, recertify_issuing
 from pqfl_transport.pki.constraints import permitted_hosts
 from pqfl_transport.pki.profiles import ISSUING_DAYS
-from pqfl_transport.pki.references import identifier_of
+from pqfl_transport.pki.references import CertificateReference, identifier_of
+from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import SecurityLevel
 
 CROSS = "root-cross.pem"
@@ -279,8 +280,12 @@ def _require_current_references(authority: AuthorityFolder, kept: Sequence[x509.
     entries = authority.ledger.entries()
     behind = [
         name for name, party in sorted(authority.roster().parties.items())
-        if party.certificate is not None and party.certificate.issuer not in known
-        and with_reference(authority, entries, party).certificate != party.certificate
+        if any(
+            before is not None and before.issuer not in known and before != now
+            for before, now in zip(
+                _references(party), _references(with_reference(authority, entries, party)), strict=True
+            )
+        )
     ]  # fmt: skip
     if behind:
         raise ConfigurationError(
@@ -288,6 +293,11 @@ def _require_current_references(authority: AuthorityFolder, kept: Sequence[x509.
             f" {', '.join(behind)[:500]}: sign the next one first (pqfl ca roster sign), and give it to everybody",
             reason="still_needed",
         )
+
+
+def _references(party: Party) -> tuple[CertificateReference | None, ...]:
+    """Return the certificates of a member's signing keys, as the roster names them."""
+    return (party.certificate,) if party.former is None else (party.certificate, party.former.certificate)
 
 
 def _require_signed_by_present_root(authority: AuthorityFolder, kept: Sequence[x509.Certificate]) -> None:

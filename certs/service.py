@@ -22,9 +22,12 @@ from certs.accepting import Acceptor
 from certs.app import make_app
 from certs.authority import Authority
 from certs.certifying import CertificationRequest, Renewal
-from certs.enrolling import Desk
+from certs.enrolling import Desk, Report
 from certs.enrolments import Enrolments
+from certs.entry import to_text
+from certs.fresh_lists import keep_fresh
 from certs.identity import to_key_file
+from certs.revoking import LIST_DAYS
 from pqfl_transport.audit import AuditLog, EventKind
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.crypto.selftest import run_self_test
@@ -46,7 +49,7 @@ DEFAULT_REQUESTS_PER_MINUTE = 60
 _PROFILE = "gateway"
 _WAITING_KEY = "waiting.key"
 _LOOK_SECONDS = 60.0
-_EVENTS = frozenset({"joined", "renewed", "twin_renewed", "join_pending"})
+_EVENTS = frozenset({"crl_signed", "joined", "renewed", "twin_renewed", "join_pending"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class ServiceConfig:
     """HOST:PORT that new sites are told to connect to."""
     gateway_id: str = ""
     requests_per_minute: int = DEFAULT_REQUESTS_PER_MINUTE
+    list_days: int = LIST_DAYS
+    """How long revocation lists are current that this service signs."""
     policy: Policy | None = None
     """What peers may show, and this service itself; the level's unless given. New keys are of the level always."""
 
@@ -100,7 +105,9 @@ async def _serve(config: ServiceConfig, log: EventLog, audit: AuditLog) -> None:
     acceptor = Acceptor(listener, context, runner.server, lambda event, facts: log.event(event, **facts))
     look = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, look.set)
-    renewing = loop.create_task(_keep_fresh(own, context, log, look))
+    lists = _Lists(authority, config.list_days, report, log)
+    await lists.keep()
+    renewing = loop.create_task(_keep_fresh(own, context, lists, log, look))
     try:
         acceptor.start()
         address = str(bound_address(listener, config.listen))
@@ -121,8 +128,10 @@ def _system_clock() -> datetime:
     return datetime.now(UTC)
 
 
-async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: EventLog, look: asyncio.Event) -> None:
-    """Renew the service's own certificate in time, and take on what others did to the authority's files.
+async def _keep_fresh(
+    own: "OwnIdentity", context: PostQuantumContext, lists: "_Lists", log: EventLog, look: asyncio.Event
+) -> None:
+    """Renew the service's own certificate and the lists in time, and take on what others did to the authority's files.
 
     Once a minute, and at once when ``look`` is set.
     """
@@ -137,6 +146,32 @@ async def _keep_fresh(own: "OwnIdentity", context: PostQuantumContext, log: Even
                 log.event("reload", result="ok")
         except PqflError as error:
             log.event("reload", result="failed", detail=str(error))
+        await lists.keep()
+
+
+@dataclass(slots=True)
+class _Lists:
+    """Keeps the revocation lists current, and says so."""
+
+    authority: Authority
+    days: int
+    report: Report
+    log: EventLog
+    failure: str = ""
+
+    async def keep(self) -> None:
+        """Sign the next ones where that is due. A failure is said once; the lists that are there are served on."""
+        try:
+            made = await asyncio.to_thread(keep_fresh, self.authority.current(), _system_clock(), days=self.days)
+        except PqflError as error:
+            if str(error) != self.failure:
+                self.log.event("crl_failed", reason=error.reason, detail=str(error))
+            self.failure = str(error)
+            return
+        self.failure = ""
+        for one in made:
+            facts = {"authority": one.authority, "number": one.number, "revoked": one.revoked}
+            self.report("crl_signed", {**facts, "next_update": to_text(one.next_update)})
 
 
 class OwnIdentity:

@@ -76,7 +76,7 @@ OPTIONS: tuple[Option, ...] = (
         "crl-url", T.TEXT, "Fetch them here: https://HOST:PORT/v1/crl; repeat to fail over.", several=True,
         metavar="URL",
     ),
-    Option("crl-poll", T.SECONDS, "How often they are fetched from a source that does not tell of new ones. [default: 1m]"),
+    Option("crl-poll", T.SECONDS, "How often a source is asked that does not tell of new lists. [default: 1m]"),
     Option(
         "crl-stale", T.TEXT, "Refuse peers when a list is past its next update, or go on. [default: refuse]",
         choices=("refuse", "allow"),

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from pqfl_transport.pki import keystore
 from pqfl_transport.pki.passphrases import chosen
 from pqfl_transport.pki.renewing import Schedule
 from pqfl_transport.pki.spiffe import SpiffeId
+from pqfl_transport.pki.swapping import clear_up
 from pqfl_transport.renewal import RenewalFiles, Renewer
 from pqfl_transport.tls.peers import read_certificate
 from pqfl_transport.twin_renewal import TwinFiles, TwinRenewer
@@ -116,6 +118,9 @@ class Renewing:
 
     async def _run(self, plan: _Plan) -> None:
         schedule: Schedule | None = None
+        # What was killed in the middle of a renewal may have left the former key.
+        with suppress(PqflError):
+            await asyncio.to_thread(clear_up, _renewal(self._listener(plan.listener)).files.folder)
         while True:
             listener = self._listener(plan.listener)
             schedule = await asyncio.to_thread(self._schedule, plan, listener, schedule)

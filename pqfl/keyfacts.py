@@ -27,7 +27,7 @@ from pqfl_transport.pki.files import read_public, read_secret
 from pqfl_transport.pki.keystore import load_roster, root_keys
 from pqfl_transport.pki.passphrases import PassphraseSource, unlocked
 from pqfl_transport.pki.profiles import Usage
-from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, MAX_TIME
 
 _UNVERIFIED = "as the file says; its signature was not verified"
 _MAX_OWNER = 300
@@ -198,6 +198,13 @@ def _of_party(path: Path, party: Any, remark: str) -> Iterator[KeyFacts]:
     facts = _of_spki(path, spki, "signing key")
     owner = _text(party, "id")
     yield KeyFacts(str(path), facts.kind, facts.algorithm, facts.fingerprint, owner=owner, remark=remark)
+    if isinstance(former := party.get("former"), dict):
+        facts = _of_spki(path, decode_base64(_text(former, "signing_key"), "signing_key"), "former signing key")
+        until = former.get("until")
+        yield KeyFacts(
+            str(path), facts.kind, facts.algorithm, facts.fingerprint, owner=owner, remark=remark,
+            not_after=until if isinstance(until, int) and 0 <= until <= MAX_TIME else 0,
+        )  # fmt: skip
     yield _of_receiving(path, party, owner, remark)
 
 

@@ -101,6 +101,14 @@ class AuditLog:
             if self._signing_key is not None and self._since_checkpoint >= self._checkpoint_every:
                 self._checkpoint(self._signing_key)
 
+    def sign_with(self, key: SigningKey) -> None:
+        """Sign checkpoints with another key from now on; with what came before, the one before signs now."""
+        with self._lock:
+            if self._signing_key is not None and self._signing_key.verifying_key != key.verifying_key:
+                if self._since_checkpoint:
+                    self._checkpoint(self._signing_key)
+                self._signing_key = key
+
     def checkpoint(self) -> None:
         """Sign the chain so far and bring it to the disk; without a signing key or news, only the latter."""
         with self._lock:

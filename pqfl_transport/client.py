@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 from pqfl_transport.aggregation.fedavg import Weights
 from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.content.header import LOSSLESS
-from pqfl_transport.content.key_files import load_receiving_keys
+from pqfl_transport.content.key_files import KeyRingFile
 from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.crypto.selftest import run_self_test
 from pqfl_transport.errors import (
@@ -100,12 +100,11 @@ class FederatedClient:
     ``advisory_path`` is the federation's current advisory, read again before every round; the highest one seen is kept
     in ``advisory_state_path``, beside it unless given.
 
-    The roster and ``ca.pem`` are read again before every round too; a higher number of the one, and other authorities
-    in the other, are taken on. With ``crl_path``, a file of
-    revocation lists, rounds and models of an aggregator whose certificate was revoked are refused with
-    ``CertificateError`` (``revoked``), with a list past its next update all of them (``stale_crl``) unless
-    ``crl_stale`` is ``allow``. With ``crl_url``, one or several that are tried in this order, lists are
-    fetched there, and the last good ones are kept in ``crl_path``.
+    The roster, ``ca.pem`` and ``receiving.key`` are read again before every round too; a higher number, other
+    authorities and rotated keys are taken on. With ``crl_path``, a file of revocation lists, rounds and models of an
+    aggregator whose certificate was revoked are refused with ``CertificateError`` (``revoked``), with a list past its
+    next update all of them (``stale_crl``) unless ``crl_stale`` is ``allow``. With ``crl_url``, one or several that are
+    tried in this order, lists are fetched there, and the last good ones are kept in ``crl_path``.
 
     Making one tests the cryptography of this machine (`crypto.selftest`) and raises ``ConfigurationError`` or
     ``MessageError`` naming the file that is wrong.
@@ -157,10 +156,11 @@ class FederatedClient:
             None if advisory_state_path is None else Path(advisory_state_path),
         )  # fmt: skip
         member = under_policy(member, trust.certificates, self._ruling.read(), now=datetime.now(UTC))
-        keys = load_receiving_keys(folder / "receiving.key", time.time(), phrases)
+        key_file = KeyRingFile(folder / "receiving.key", phrases)
+        keys = key_file.load(time.time())
         self._participant = Participant(member, keys, aggregator=aggregator, seen_round=seen_round, codec=codec)
         crls, poller = crl_source(crl_path, crl_url, crl_stale, self._ruling)
-        self._upkeep = Upkeep(self._participant, trust, self._ruling, Path(roster_path), load, crls, poller)
+        self._upkeep = Upkeep(self._participant, self._ruling, Path(roster_path), load, crls, poller, key_file)
         self._keys = None if keys_path is None else load_ring(Path(keys_path))
         self._exchange = Exchange(url, ssl=ssl, retry_seconds=retry_seconds, unsafe_url=unsafe_url)
         spool = None if spool_dir is None else Spool(Path(spool_dir))

@@ -28,6 +28,7 @@ from pqfl_transport.hub import TIMEOUT_SECONDS, Hub
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain
 from pqfl_transport.pki.enrolment import (
+    CRL_PATH,
     JOIN_PATH,
     ROSTER_PATH,
     Grant,
@@ -39,6 +40,7 @@ from pqfl_transport.pki.enrolment import (
 from pqfl_transport.pki.files import read_public, read_secret, remove_torn, sync_folder, write_public, write_secret
 from pqfl_transport.pki.keystore import root_keys
 from pqfl_transport.pki.profiles import Usage, find_profile
+from pqfl_transport.pki.revocation import MAX_CRL_BYTES, open_crls
 from pqfl_transport.pki.rooted import require_vouched_for
 from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Roster, open_roster
 from pqfl_transport.pki.tokens import JoinToken
@@ -49,6 +51,7 @@ SIDECAR_FILE = "sidecar.toml"
 DEFAULT_LISTEN = "127.0.0.1:8080"
 DEFAULT_GATEWAY_PORT = 8443
 _REQUEST = "request.json"
+_LISTS = "crl.pem"
 _FINAL = frozenset({"token_used", "token_expired", "denied", "from_the_future"})
 """Refusals after which nothing can come of the same request any more."""
 
@@ -116,7 +119,7 @@ class Joiner:
                 reason="pending",
             )
         self._require_good(grant, keys, policy)
-        return self._finish(grant, keys, stage, self._roster(hub, grant))
+        return self._finish(grant, keys, stage, self._roster(hub, grant), self._lists(hub, grant, policy))
 
     def _ask(self, hub: Hub, policy: Policy, stage: Path) -> tuple[Grant | None, "_Keys"]:
         made: list[_Keys] = []
@@ -172,8 +175,17 @@ class Joiner:
         except PqflError as error:
             return error
 
+    def _lists(self, hub: Hub, grant: Grant, policy: Policy) -> bytes:
+        """Return the revocation lists of now, none where the service has no good ones."""
+        try:
+            data = hub.get(CRL_PATH, max_bytes=MAX_CRL_BYTES)
+            open_crls(data, chain.load_certificates(grant.ca_pem), policy=policy, now=self.clock())
+        except PqflError:
+            return b""
+        return data
+
     def _finish(
-        self, grant: Grant, keys: "_Keys", stage: Path, roster: "tuple[bytes, Roster] | PqflError"
+        self, grant: Grant, keys: "_Keys", stage: Path, roster: "tuple[bytes, Roster] | PqflError", lists: bytes
     ) -> Joined:  # fmt: skip
         party = self.token.party
         said = str(Address.parse_target(grant.gateway, f"{self.hub}: the gateway's address")) if grant.gateway else ""
@@ -183,7 +195,9 @@ class Joiner:
         write_public(stage / "tls.pem", grant.tls.public_bytes(Encoding.PEM))
         if grant.signing is not None:
             write_public(stage / "signing.pem", grant.signing.public_bytes(Encoding.PEM))
-        write_public(stage / SIDECAR_FILE, self._sidecar(target, gateway_id).encode())
+        write_public(stage / SIDECAR_FILE, self._sidecar(target, gateway_id, has_lists=bool(lists)).encode())
+        if lists:
+            write_public(stage / _LISTS, lists)
         if not isinstance(roster, PqflError):
             write_public(stage / "roster.json", roster[0])
         self._publish(stage)
@@ -214,7 +228,7 @@ class Joiner:
         (out / _REQUEST).unlink()
         sync_folder(out)
 
-    def _sidecar(self, target: str, gateway_id: str) -> str:
+    def _sidecar(self, target: str, gateway_id: str, *, has_lists: bool) -> str:
         folder = self.out.absolute()
         # A JSON string is a TOML basic string.
         lines = {
@@ -222,6 +236,8 @@ class Joiner:
             "key": str(folder / "tls.key"), "cacert": str(folder / "ca.pem"), "verify-uri": gateway_id,
             "renew": str(self.hub),
         }  # fmt: skip
+        if has_lists:
+            lines |= {"crl": str(folder / _LISTS), "crl-url": f"https://{self.hub}{CRL_PATH}"}
         text = "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in lines.items())
         return f"# pqfl client --config {folder / SIDECAR_FILE}\n{text}"
 

@@ -5,7 +5,8 @@ not past its end, and never of a round lower than one accepted before. Everythin
 document: the model has to be the one whose digest it names, and the update is sealed to its key and its challenge.
 
 A site that changes its receiving key has two for a while: models are sealed to the one that the aggregator's roster
-lists, which may be the one before or the one after.
+lists, which may be the one before or the one after. An aggregator that changes its signing key has two likewise, and so
+has this site: whichever of the roster's keys signed counts as long as the roster says.
 """
 
 import operator
@@ -150,19 +151,22 @@ class Participant:
 
     def take_on(self, member: Membership) -> None:
         """Work as this member from now on, whose roster may be a later one. Raises as making a `Participant` does."""
-        listed = member.party.receiving_fingerprint
-        if listed not in {entry.fingerprint for entry in self._keys.entries}:
-            raise ConfigurationError(
-                f"roster {member.roster.number} lists the receiving key {listed.hex()[:16]}… of {member.identity.id},"
-                " which is none of those in use here",
-                reason="key_mismatch",
-            )
+        _require_held(member, self._keys)
         self._aggregator, self.member = _aggregator(member, self._named), member
+
+    def hold(self, keys: ReceivingKeys) -> None:
+        """Open models with these keys from now on. Raises as `take_on`, and then those before are kept."""
+        _require_held(self.member, keys)
+        self._keys = keys
 
     @property
     def aggregator(self) -> str:
         """SPIFFE ID of the aggregator that this site works with."""
         return str(self._aggregator.id)
+
+    def know(self, aggregator: Party) -> None:
+        """Take these keys of the aggregator, and no others of the roster: what revocation lists leave of its entry."""
+        self._aggregator = aggregator
 
     def judge(self, data: bytes, nonce: str, now: float) -> RoundInfo:
         """Return the round that a document describes.
@@ -170,7 +174,7 @@ class Participant:
         Raises ``MessageError``: what `open_round_document` raises, ``wrong_aggregator``, ``wrong_federation``;
         ``PolicyError`` (``content_suite``); ``RoundError``: ``expired``, ``stale`` for a round lower than one seen.
         """
-        document = open_round_document(data, [self._aggregator.signing_key], nonce=nonce)
+        document = open_round_document(data, self._aggregator.signing_keys(now), nonce=nonce)
         if document.aggregator != str(self._aggregator.id):
             raise MessageError(
                 f"the round document speaks for {document.aggregator[:200]!r} and is signed by {self._aggregator.id}",
@@ -208,7 +212,7 @@ class Participant:
 
         def begin(prologue: Prologue) -> MemoryOpening:
             self._check_model_header(prologue, info)
-            key = self._aggregator.signing_key
+            key = self._aggregator.key_for(prologue.header.sender_fingerprint, self._judged_at)
             verify_prologue(prologue, sender_key=key, policy=self.member.policy)
             unwrapped = content_key(prologue, self._keys.find(prologue.header.recipients, self._judged_at).opened)
             extra = extra_material(prologue, key_source)
@@ -267,15 +271,16 @@ class Participant:
     def recall_update(self, envelope: memoryview, info: RoundInfo) -> SealedUpdate:
         """Return an envelope that was stored, if it is whole, this site's own, and for this round.
 
-        Raises ``MessageError`` for one that is damaged (``malformed``, ``truncated``, ``excess``, ``bad_signature``),
-        ``RoundError`` (``wrong_challenge``) for one of another round.
+        Raises ``MessageError`` for one that is damaged (``malformed``, ``truncated``, ``excess``, ``bad_signature``) or
+        signed with a key that counts no more (``wrong_sender_key``), ``RoundError`` (``wrong_challenge``) for one of
+        another round.
         """
         prologue, _ = decode_prologue(envelope[:MAX_PROLOGUE_BYTES])
         missing = envelope_bytes(prologue) - len(envelope)
         if missing:
             reason = "truncated" if missing > 0 else "excess"
             raise MessageError(f"the stored envelope is {abs(missing)} bytes off its length", reason=reason)
-        key = self.member.identity.key.verifying_key
+        key = self.member.party.key_for(prologue.header.sender_fingerprint, self._judged_at)
         verify_prologue(prologue, sender_key=key, policy=self.member.policy)
         if prologue.header.challenge != info.document.challenge:
             raise RoundError("the stored update is of another round", reason="wrong_challenge")
@@ -312,6 +317,16 @@ def _as_arrays(weights: Weights) -> Weights:
     if isinstance(weights, list):
         return [np.asarray(array) for array in weights]
     return {name: np.asarray(array) for name, array in weights.items()}
+
+
+def _require_held(member: Membership, keys: ReceivingKeys) -> None:
+    listed = member.party.receiving_fingerprint
+    if listed not in {entry.fingerprint for entry in keys.entries}:
+        raise ConfigurationError(
+            f"roster {member.roster.number} lists the receiving key {listed.hex()[:16]}… of {member.identity.id},"
+            " which is none of those in use here",
+            reason="key_mismatch",
+        )
 
 
 def _aggregator(member: Membership, uri: str | None) -> Party:

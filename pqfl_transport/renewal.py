@@ -3,10 +3,14 @@
 Nothing on the disk changes before the new certificates were verified as what was asked for, and then all of it changes
 in one step (`pki.swapping`). A new key waits in the store of the folder until then, so an attempt that was cut off is
 made again with the same key and gets the same certificate.
+
+A signing key counts because the roster names it, so it is not exchanged like a TLS key: the present one is certified
+again, and the next one is made beside it and waits for a roster (`pki.signing_files`). A later renewal sees by the
+roster that the next key has taken over, and makes it the ordinary one.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +24,22 @@ from pqfl_transport.errors import CertificateError, ConfigurationError, MessageE
 from pqfl_transport.hub import TIMEOUT_SECONDS, Hub
 from pqfl_transport.net.address import Address
 from pqfl_transport.pki import chain, keystore
-from pqfl_transport.pki.enrolment import CA_PATH, RENEW_PATH, Grant, Holder, open_grant, renewal_request
+from pqfl_transport.pki.enrolment import (
+    CA_PATH,
+    RENEW_PATH,
+    ROSTER_PATH,
+    Grant,
+    Holder,
+    open_grant,
+    renewal_request,
+)
 from pqfl_transport.pki.extensions import describe
+from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.passphrases import PassphraseSource, from_environment, unlocked
 from pqfl_transport.pki.profiles import Usage, find_profile
 from pqfl_transport.pki.rooted import require_vouched_for
+from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Party, open_roster
+from pqfl_transport.pki.signing_files import NEXT, ORDINARY, HeldKey, held_keys, key_in_use
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.pki.swapping import replace_together, store_of
 from pqfl_transport.pki.tokens import service_id
@@ -33,6 +48,7 @@ from pqfl_transport.tls.config import TlsIdentity
 
 _WAITING_KEY = "waiting.key"
 _WAITING_SIGNING_KEY = "waiting-signing.key"
+_NEXT_FILES = (f"{NEXT}.pem", f"{NEXT}.key")
 
 
 def _system_clock() -> datetime:
@@ -70,6 +86,20 @@ class Renewed:
     party: SpiffeId
     tls: x509.Certificate
     signing: x509.Certificate | None
+    """None where there is no signing key, and where the authority certifies keys of its kind no more."""
+    next_signing: x509.Certificate | None = None
+    """Of the key that waits for a roster, or that a roster names and that will take over."""
+    took_over: bool = False
+    """Whether the next signing key has become the ordinary one, and the one before was erased."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """The signing keys of a folder, and what certificates are asked for."""
+
+    holder: Holder
+    secret: "_Secret"
+    took_over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,44 +120,54 @@ class Renewer:
     def renew_folder(self, folder: Path) -> Renewed:
         """Renew the TLS certificate of an identity folder and, where there is one, the signing certificate.
 
-        The signing key stays: it counts because the roster names it, and a new one would count for nothing before the
-        root has signed another roster. Only where the federation moves to another level there is a new one.
+        The next signing key is made where none waits, unless keys are kept; the one that waits is certified again. It
+        becomes the ordinary one where the roster that the service gives out says that the present one is over. Raises
+        as `renew_tls`, and what `open_roster` raises.
         """
         files = RenewalFiles(folder / "tls.pem", folder / "tls.key", folder / "ca.pem")
-        signing = folder / "signing.pem"
-        signs = RenewalFiles(signing, folder / "signing.key") if signing.exists() else None
-        return self._renew(files, folder / "ca.pem", signs)
+        return self._renew(files, folder / "ca.pem", folder if (folder / f"{ORDINARY}.pem").exists() else None)
 
-    def _renew(self, files: RenewalFiles, anchors: Path, signing: RenewalFiles | None) -> Renewed:
+    def _renew(self, files: RenewalFiles, anchors: Path, signing: Path | None) -> Renewed:
         identity = TlsIdentity.load(files.certificate, files.key, anchors, self.passphrases)
         party = _party(identity.leaf, files.certificate)
         secret = _Secret.load(files.key, self.passphrases)
         hub = renewing_hub(
             self.address, identity, party, self.policy, timeout_seconds=self.timeout_seconds, clock=self.clock
         )
-        algorithm = self._algorithm(hub, secret.key.algorithm)
-        new_key = secret.key if self.keep_keys else self._waiting_key(files, secret, _WAITING_KEY, algorithm)
+        authorities = self._authorities(hub, identity, wanted=signing is not None)
+        algorithm = self._algorithm(authorities, secret.key.algorithm)
+        new_key = secret.key if self.keep_keys else self._waiting_key(files.folder, secret, _WAITING_KEY, algorithm)
         tls = Holder(identity.leaf, secret.key, new_key)
-        signs = None if signing is None else self._signing(signing, algorithm)
-        body, _ = hub.post(RENEW_PATH, lambda binding: renewal_request(party, binding, tls, signs))
+        signs = None if signing is None else self._signing(hub, signing, party, authorities, algorithm)
+        holder = None if signs is None else signs.holder
+        body, _ = hub.post(RENEW_PATH, lambda binding: renewal_request(party, binding, tls, holder))
         _, grant = open_grant(body)
         if grant is None:
             raise MessageError(f"{self.address}: answers a renewal with no certificate", reason="malformed")
-        self._require_good(grant, party, tls, signs, identity)
-        new = {files.certificate.name: _pem(grant.tls), files.key.name: secret.stored(new_key)}
+        self._require_good(grant, party, tls, holder, identity)
+        new: dict[str, bytes | None] = {
+            files.certificate.name: _pem(grant.tls), files.key.name: secret.stored(new_key)
+        }  # fmt: skip
         if files.anchors is not None:
             new[files.anchors.name] = grant.ca_pem
-        if signing is not None and signs is not None and grant.signing is not None:
-            new[signing.certificate.name] = _pem(grant.signing)
-            if signs.new_key is not signs.key:
-                new[signing.key.name] = _Secret.load(signing.key, self.passphrases).stored(signs.new_key)
-        replace_together(files.folder, new)
+        if signs is not None:
+            new |= _signing_files(grant, signs)
+        replace_together(files.folder, new, new=_NEXT_FILES)
         for name in (_WAITING_KEY, _WAITING_SIGNING_KEY):
             with contextlib.suppress(FileNotFoundError):
                 (store_of(files.folder) / name).unlink()
-        return Renewed(party, grant.tls, grant.signing)
+        took_over = signs is not None and signs.took_over
+        return Renewed(party, grant.tls, grant.signing, grant.next_signing, took_over)
 
-    def _algorithm(self, hub: Hub, present: str) -> str:
+    def _authorities(self, hub: Hub, identity: TlsIdentity, *, wanted: bool) -> tuple[x509.Certificate, ...]:
+        """Return the authorities of now where they are needed: a new root signs rosters that the old one did not."""
+        if not wanted and len(self.policy.leaf_keys) == 1:
+            return ()
+        found = tuple(chain.load_certificates(hub.get(CA_PATH)))
+        require_vouched_for(found, identity.anchors)
+        return found
+
+    def _algorithm(self, authorities: Sequence[x509.Certificate], present: str) -> str:
         """Return what new keys are of: the present kind or, while the policy lists several, what the authority has.
 
         A federation that moves to another level has two issuing authorities for a while. The one in use stands first
@@ -135,14 +175,13 @@ class Renewer:
         """
         if len(self.policy.leaf_keys) == 1:
             return present
-        anchors = chain.load_certificates(hub.get(CA_PATH))
-        issuing = next((one for one in anchors if not chain.is_self_signed(one)), None)
+        issuing = next((one for one in authorities if not chain.is_self_signed(one)), None)
         algorithm = present if issuing is None else chain.key_algorithm_name(issuing)
         self.policy.require_leaf_key(algorithm)
         return algorithm
 
-    def _waiting_key(self, files: RenewalFiles, secret: "_Secret", name: str, algorithm: str) -> SigningKey:
-        path = store_of(files.folder) / name
+    def _waiting_key(self, folder: Path, secret: "_Secret", name: str, algorithm: str) -> SigningKey:
+        path = store_of(folder) / name
         if path.exists():
             waiting = _Secret.load(path, self.passphrases).key
             if waiting.algorithm == algorithm and waiting.verifying_key != secret.key.verifying_key:
@@ -151,12 +190,32 @@ class Renewer:
         keystore.write_secret(path, secret.stored(key), overwrite=True)
         return key
 
-    def _signing(self, files: RenewalFiles, algorithm: str) -> Holder:
-        certificate = keystore.load_certificate(files.certificate, now=self.clock())
-        secret = _Secret.load(files.key, self.passphrases)
-        stays = self.keep_keys or secret.key.algorithm == algorithm
-        new_key = secret.key if stays else self._waiting_key(files, secret, _WAITING_SIGNING_KEY, algorithm)
-        return Holder(certificate, secret.key, new_key)
+    def _signing(
+        self, hub: Hub, folder: Path, party: SpiffeId, authorities: Sequence[x509.Certificate], algorithm: str
+    ) -> _Signing:
+        """Let the next key take over where it is time, and say which signing keys are to be certified."""
+        now, held = self.clock(), held_keys(folder)
+        roster = open_roster(
+            hub.get(ROSTER_PATH, max_bytes=MAX_ROSTER_BYTES),
+            keystore.root_keys(authorities),
+            federation=party.federation,
+        )
+        member = roster.parties.get(str(party))
+        took_over = member is not None and _is_over(held, member, now)
+        if took_over:
+            _take_over(folder)
+            held = held_keys(folder)
+        present = load_signing_identity(folder, now=now, passphrases=self.passphrases)
+        secret = _Secret.load(folder / f"{ORDINARY}.key", self.passphrases)
+        certified = self.keep_keys or present.key.algorithm == algorithm
+        named = member is not None and present.key.verifying_key in member.signing_keys(now.timestamp())
+        following = None
+        if len(held) > 1 and (self.keep_keys or held[-1].key.algorithm == algorithm):
+            following = _Secret.load(folder / f"{NEXT}.key", self.passphrases).key
+        elif not self.keep_keys and (named or not certified):
+            following = self._waiting_key(folder, secret, _WAITING_SIGNING_KEY, algorithm)
+        holder = Holder(present.certificate, present.key, present.key if certified else None, following)
+        return _Signing(holder, secret, took_over)
 
     def _require_good(
         self, grant: Grant, party: SpiffeId, tls: Holder, signing: Holder | None, identity: TlsIdentity
@@ -164,14 +223,42 @@ class Renewer:
         anchors = chain.load_certificates(grant.ca_pem)
         require_vouched_for(anchors, identity.anchors)
         usage = find_profile(party.role.value).tls_usage
-        require_granted(grant.tls, anchors, party, tls.new_key, usage=usage, policy=self.policy, now=self.clock())
-        if (signing is None) is not (grant.signing is None):
-            raise MessageError(f"{self.address}: answers with another set of certificates", reason="malformed")
-        if signing is not None and grant.signing is not None:
-            require_granted(
-                grant.signing, anchors, party, signing.new_key, usage=Usage.SIGNING, policy=self.policy,
-                now=self.clock(),
-            )  # fmt: skip
+        asked: tuple[tuple[x509.Certificate | None, SigningKey | None, Usage], ...] = (
+            (grant.tls, tls.new_key, usage),
+            (grant.signing, None if signing is None else signing.new_key, Usage.SIGNING),
+            (grant.next_signing, None if signing is None else signing.next_key, Usage.SIGNING),
+        )
+        for certificate, key, use in asked:
+            if (certificate is None) is not (key is None):
+                raise MessageError(f"{self.address}: answers with another set of certificates", reason="malformed")
+            if certificate is not None and key is not None:
+                require_granted(certificate, anchors, party, key, usage=use, policy=self.policy, now=self.clock())
+
+
+def _is_over(held: Sequence[HeldKey], member: Party, now: datetime) -> bool:
+    """Whether the roster names the next key of a folder, and the ordinary one not at all or not for long."""
+    in_use = key_in_use(held, member, now.timestamp())
+    return in_use is not None and in_use.name == NEXT and in_use.key == member.signing_key
+
+
+def _take_over(folder: Path) -> None:
+    """Make the next signing key the ordinary one, in one step."""
+    replace_together(folder, {
+        f"{ORDINARY}.pem": keystore.read_public(folder / f"{NEXT}.pem"),
+        f"{ORDINARY}.key": keystore.read_secret(folder / f"{NEXT}.key"),
+        f"{NEXT}.pem": None,
+        f"{NEXT}.key": None,
+    })  # fmt: skip
+
+
+def _signing_files(grant: Grant, signs: _Signing) -> dict[str, bytes | None]:
+    new: dict[str, bytes | None] = {}
+    if grant.signing is not None:
+        new[f"{ORDINARY}.pem"] = _pem(grant.signing)
+    if grant.next_signing is not None and signs.holder.next_key is not None:
+        new[f"{NEXT}.pem"] = _pem(grant.next_signing)
+        new[f"{NEXT}.key"] = signs.secret.stored(signs.holder.next_key)
+    return new
 
 
 def renewing_hub(

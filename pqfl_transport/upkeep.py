@@ -1,4 +1,6 @@
-"""What a site reads again before every round: the trusted authorities, the advisory, the roster, and who was revoked.
+"""What a site reads again before every round.
+
+The trusted authorities, the advisory, its receiving keys, the roster with the own signing key, and who was revoked.
 
 A file that is broken, older or not its signer's changes nothing and is said. An advisory that leaves nothing, a later
 roster without this site, and an aggregator whose certificate does not count any more are errors: the round is not gone
@@ -12,6 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pqfl_transport.content.key_files import KeyRingFile
 from pqfl_transport.crl_source import asking, require_first
 from pqfl_transport.errors import ConfigurationError, PolicyError, PqflError
 from pqfl_transport.net.crl_fetch import CrlPoller, require_url
@@ -24,7 +27,6 @@ from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.pki.roster import MAX_ROSTER_BYTES
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.standing import Standing
-from pqfl_transport.pki.trust import Trust
 from pqfl_transport.policy import Policy
 
 _log = logging.getLogger(__name__)
@@ -39,17 +41,17 @@ class Upkeep:
     def __init__(
         self,
         participant: Participant,
-        trust: Trust,
         ruling: Ruling,
         roster_path: Path,
         load: Load,
         crls: CrlFile | None = None,
         poller: CrlPoller | None = None,
+        key_file: KeyRingFile | None = None,
     ) -> None:
-        self._participant, self._trust, self._ruling = participant, trust, ruling
+        self._participant, self._ruling, self._trust = participant, ruling, ruling.trust
         self._roster_path, self._load = roster_path, load
         self._roster_seen = b""
-        self._crls, self._poller = crls, poller
+        self._crls, self._poller, self._key_file = crls, poller, key_file
         self._next_poll = 0.0
 
     async def fetch(self) -> None:
@@ -69,6 +71,8 @@ class Upkeep:
         """
         self._keep_trust()
         self._keep_policy()
+        # Before the roster: a later one may name a key that was not there before.
+        self._keep_keys()
         self._keep_roster()
         self._keep_revocations()
 
@@ -95,17 +99,28 @@ class Upkeep:
             why = "" if advised is None else advised.facts()["why"]
             _log.warning("policy %s instead of %s: %s", policy.name, before.name, why)
 
+    def _keep_keys(self) -> None:
+        if self._key_file is None:
+            return
+        try:
+            keys = self._key_file.reload(time.time())
+            if keys is not None:
+                self._participant.hold(keys)
+        except PqflError as error:
+            _log.warning("the receiving keys stay as they are: %s", error)
+
     def _keep_roster(self) -> None:
         participant, former = self._participant, self._participant.member.roster
         try:
             digest = hashlib.sha256(read_public(self._roster_path, max_bytes=MAX_ROSTER_BYTES)).digest()
-            if digest == self._roster_seen:
+            if digest == self._roster_seen and not participant.member.has_to_switch(time.time()):
                 return
             member = self._load(former.number)
             self._roster_seen = digest
             if member.roster.level is not former.level:
                 raise ConfigurationError("another level is taken on by a restart", reason="needs_restart")
-            if member.roster.number == former.number:
+            before, key = participant.member.identity.key.verifying_key, member.identity.key.verifying_key
+            if member.roster.number == former.number and key == before:
                 return
             member = self._under(self._ruling.policy, member)
             participant.take_on(member)
@@ -113,6 +128,10 @@ class Upkeep:
             if isinstance(error, ConfigurationError) and error.reason == "not_in_roster":
                 raise
             _log.warning("the roster changes nothing: %s", error)
+            return
+        if key != before:
+            _log.warning("signs with the key %s instead of %s", key.fingerprint.hex(), before.fingerprint.hex())
+        if member.roster.number == former.number:
             return
         came = ", ".join(sorted(member.roster.parties.keys() - former.parties.keys())) or "nobody"
         left = ", ".join(sorted(former.parties.keys() - member.roster.parties.keys())) or "nobody"
@@ -130,7 +149,8 @@ class Upkeep:
             if self._crls.revocations is None:
                 raise
             _log.warning("the revocation lists change nothing: %s", error)
-        Standing(self._participant.member, time.time, self._crls.revocations).party(self._participant.aggregator)
+        standing = Standing(self._participant.member, time.time, self._crls.revocations)
+        self._participant.know(standing.party(self._participant.aggregator))
 
 
 def crl_source(

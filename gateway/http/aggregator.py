@@ -38,7 +38,7 @@ from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, MessageError, PqflError, RoundError, TransportError
 from pqfl_transport.net.resumable import PARTIAL_TYPE, UploadAddress, UploadFields
 from pqfl_transport.pki.revocation import Revocations
-from pqfl_transport.pki.roster import Party, Roster
+from pqfl_transport.pki.roster import Roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import Policy
 from pqfl_transport.problems import status_of
@@ -83,7 +83,8 @@ class AggregatorGuard:
     ) -> None:
         """``policy`` gives the one of the moment: an update in flight is cut where its suite is withdrawn.
 
-        ``revocations`` are asked about the aggregator that signs rounds; peers are the listener's to look after.
+        ``revocations`` are asked about the aggregator that signs rounds, and about the former keys of sites; their
+        connections are the listener's to look after.
         """
         self._roster, self._policy, self._clock, self._revocations = roster, policy, clock, revocations
         self._rules = tuple(rules) or _RULES
@@ -107,10 +108,10 @@ class AggregatorGuard:
             )
         invite_body(request)
         prologue, rest = await _read_prologue(request)
-        sender = self._sender(prologue.header, session)
+        key = self._sender_key(prologue.header, session)
         self._check_address(prologue, int(match[1]), bytes.fromhex(match[2]), request)
         self._require_open(prologue.header, await self._document(prologue.header.round, session))
-        await to_thread(verify_prologue, prologue, sender_key=sender.signing_key, policy=self._policy())
+        await to_thread(verify_prologue, prologue, sender_key=key, policy=self._policy())
         watch = self._watch(prologue.header.suite, envelope_bytes(prologue) - len(prologue.raw))
         watch(rest)
         return Admitted(prefix=prologue.raw + rest, watch=watch)
@@ -119,14 +120,17 @@ class AggregatorGuard:
         """Return the status of `pqfl_transport.problems`."""
         return status_of(error)
 
-    def _sender(self, header: Header, session: Session) -> Party:
+    def _sender_key(self, header: Header, session: Session) -> VerifyingKey:
         if header.sender != session.peer.name:
             raise MessageError(
                 f"the update of {header.sender} came over the connection of {session.peer.name}", reason="wrong_sender"
             )
         _require_post_quantum(session)
         self._policy().require_content_suite(header.suite)
-        return self._roster.party(header.sender)
+        sender, now = self._roster.party(header.sender), self._clock()
+        if self._revocations is not None:
+            sender = self._revocations.with_good_keys(sender, datetime.fromtimestamp(now, UTC))
+        return sender.key_for(header.sender_fingerprint, now)
 
     async def _admit_upload(self, request: web.BaseRequest, address: UploadAddress, session: Session) -> Admitted:
         owner = str(SpiffeId(self._roster.federation, Role.SITE, address.site))
@@ -200,17 +204,20 @@ class AggregatorGuard:
 
     def _aggregator_keys(self) -> list[VerifyingKey]:
         """Return whose rounds count. Raises ``CertificateError`` where every aggregator was revoked."""
-        found, failure = [], None
+        now = self._clock()
+        found: list[VerifyingKey] = []
+        failure = None
         for party in self._roster.parties.values():
             if party.id.role is not Role.AGGREGATOR:
                 continue
             try:
+                good = party
                 if self._revocations is not None:
-                    self._revocations.check_party(party, datetime.fromtimestamp(self._clock(), UTC))
+                    good = self._revocations.with_good_keys(party, datetime.fromtimestamp(now, UTC))
             except CertificateError as error:
                 failure = failure or error
             else:
-                found.append(party.signing_key)
+                found += good.signing_keys(now)
         if failure is not None and not found:
             raise failure
         return found

@@ -41,22 +41,23 @@ def new_key(out: Path, encrypt: bool, passphrase_file: Path | None) -> None:
 
 @audit_group.command()
 @click.argument("log", type=_FILE)
-@click.option("--key", "key_path", type=_FILE, help="Public key of the signed heads; without it only the chain counts.")
+@click.option("--key", "key_paths", type=_FILE, multiple=True,
+              help="Public key of signed heads, repeatable; without any only the chain counts.")  # fmt: skip
 @click.option("--head", "head_path", type=_FILE, help="A head exported before: the log has to contain it.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def verify(log: Path, key_path: Path | None, head_path: Path | None, as_json: bool) -> None:
+def verify(log: Path, key_paths: tuple[Path, ...], head_path: Path | None, as_json: bool) -> None:
     """Verify every line of LOG, its chain and its signed heads.
 
     With --head, also that nothing before that head was changed or cut off since it was exported. Status 1 when anything
     does not hold.
     """
-    summary = verify_audit_log(log, None if key_path is None else [read_public_key(key_path)])
+    summary = verify_audit_log(log, [read_public_key(one) for one in key_paths] or None)
     if head_path is not None:
         _require_contained(log, head_path)
     if as_json:
         click.echo(json.dumps(asdict(summary)))
         return
-    sealed = f"{summary.sealed_lines} of them under a signed head" if key_path else "signatures were not asked for"
+    sealed = f"{summary.sealed_lines} of them under a signed head" if key_paths else "signatures were not asked for"
     click.echo(f"{log}: {summary.lines} lines hold, {sealed}")
 
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from certs.authority import Authority
 from certs.enrolments import Enrolment, Enrolments
 from certs.issuing import require_free_name
+from certs.revoking import LIST_DAYS
 from certs.service import DEFAULT_REQUESTS_PER_MINUTE, ServiceConfig
 from certs.service import serve as serve_requests
 from pqfl.commands.ca_options import DIR, JSON, blaming
@@ -87,15 +88,23 @@ def token(folder: Path, site: str, expires: int, by_hand: bool, reissue: bool, a
     show_default=True,
     help="Of one address.",
 )
+@click.option(
+    "--crl-days",
+    type=click.IntRange(1, 365),
+    default=LIST_DAYS,
+    show_default=True,
+    help="How long the revocation lists are current that it signs, in time before the last ones end.",
+)
 @click.option("--policy", metavar="NAME|FILE", help="What peers may show while the federation changes its level.")
 @click.option("--log-format", type=click.Choice(["logfmt", "json"]), default="logfmt", show_default=True)
 @click.option("--quiet", is_flag=True, help="Log only trouble.")
 @passphrase_option
 def serve(  # noqa: PLR0913, PLR0917 -- one argument a flag
     folder: Path, listen: str, by_hand: bool, gateway: str | None, gateway_name: str | None, validity: int | None,
-    requests_per_minute: int, policy: str | None, log_format: str, quiet: bool, passphrase_file: Path | None,
+    requests_per_minute: int, crl_days: int, policy: str | None, log_format: str, quiet: bool,
+    passphrase_file: Path | None,
 ) -> None:  # fmt: skip
-    """Let sites join with tokens, and renew certificates, until TERM.
+    """Let sites join with tokens, renew certificates, and keep revocation lists current, until TERM.
 
     Needs issuing.key and never root.key: a new site is in when the next signed roster names it.
     """
@@ -103,7 +112,8 @@ def serve(  # noqa: PLR0913, PLR0917 -- one argument a flag
     config = ServiceConfig(
         authority, Address.parse(listen, "--listen"), by_hand, validity,
         "" if gateway is None else str(Address.parse_target(gateway, "--gateway")),
-        _gateway_id(authority, gateway_name), requests_per_minute, None if policy is None else load_policy(policy),
+        _gateway_id(authority, gateway_name), requests_per_minute, crl_days,
+        None if policy is None else load_policy(policy),
     )  # fmt: skip
     serve_requests(config, EventLog(log_format, quiet=quiet))
 

@@ -9,7 +9,6 @@ from cryptography import x509
 
 from pqfl.commands.passphrases import passphrase_option, passphrases_of
 from pqfl.commands.reading import say
-from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import ConfigurationError, PqflError
 from pqfl_transport.joining import DEFAULT_LISTEN, SIDECAR_FILE, Joined, Joiner
 from pqfl_transport.net.address import Address
@@ -76,7 +75,7 @@ def join(
 @click.command(short_help="Renew an identity's certificates.")
 @click.option("--identity", required=True, type=_PATH, help="Folder that `pqfl join` or `pqfl ca issue` made.")
 @_HUB
-@click.option("--keep-keys", is_flag=True, help="Certify the present TLS key again instead of a new one.")
+@click.option("--keep-keys", is_flag=True, help="Certify the present keys again and make no new ones.")
 @click.option("--level", type=click.Choice(_LEVELS), help="Needed where it is cnsa2; else the key says it.")
 @click.option("--policy", metavar="NAME|FILE", help="Instead: with several kinds of keys, new ones are as the hub's.")
 @passphrase_option
@@ -87,26 +86,25 @@ def renew(
 ) -> None:  # fmt: skip
     """Renew TLS and signing certificate over the present ones; the files are replaced in one step.
 
-    The TLS key is a new one. The signing key stays, because the roster names it. A running sidecar takes the new
-    certificate with HUP; one with --renew does all of this by itself. A classical twin in the folder (classical.pem) is
-    renewed too, with a new key. While the federation changes its level, --policy
-    lists both kinds of keys, and the signing key becomes a new one too.
+    The TLS key is a new one. The signing key stays, because the roster names it; the next one is made beside it, and
+    takes over when a roster names that one and the present one's time is over. Read its words to the authority. A
+    running sidecar takes the new certificate with HUP; one with --renew renews its TLS certificate by itself. While the
+    federation changes its level, --policy lists both kinds of keys, and new ones are as the authority's.
+    A classical twin in the folder (classical.pem) is renewed too, with a new key.
     """
     if policy is not None and level is not None:
         raise click.UsageError("--level and --policy: one of them")
     chosen = _policy(identity, level) if policy is None else load_policy(policy)
     renewer = Renewer(Address.parse_target(hub, "--hub"), chosen, keep_keys, passphrases_of(passphrase_file))
-    signing_key = _signing_key(identity)
     renewed = renewer.renew_folder(identity)
     twin_files = TwinFiles.in_folder(identity)
     twin = None if twin_files is None else _renew_twin(renewer, identity, twin_files)
-    new_signing_key = renewed.signing is not None and verifying_key(renewed.signing) != signing_key
     facts = {"party": str(renewed.party), "identity": str(identity), "tls": _certificate(renewed.tls),
-             "signing": None if renewed.signing is None else _certificate(renewed.signing),
+             "signing": _signing_certificate(renewed.signing),
+             "next_signing": _signing_certificate(renewed.next_signing),
              "twin": None if twin is None else _certificate(twin),
-             "new_tls_key": not keep_keys, "new_signing_key": new_signing_key}  # fmt: skip
-    text = _renewed(renewed, twin, identity, keep_keys=keep_keys, new_signing_key=new_signing_key)
-    say(facts, text, as_json=as_json)
+             "new_tls_key": not keep_keys, "took_over": renewed.took_over}  # fmt: skip
+    say(facts, _renewed(renewed, twin, identity, keep_keys=keep_keys), as_json=as_json)
 
 
 def _token(text: str | None, file: Path | None) -> str:
@@ -135,11 +133,6 @@ Updates count from the next roster on, which the root signs at the hub: pqfl ca 
 Read the words to the hub before: whoever signs the roster sees the same ones where the key in it is yours."""
 
 
-def _signing_key(folder: Path) -> VerifyingKey | None:
-    path = folder / "signing.pem"
-    return verifying_key(keystore.load_certificate(path)) if path.exists() else None
-
-
 def _renew_twin(renewer: Renewer, folder: Path, files: TwinFiles) -> x509.Certificate:
     """Renew the twin over the TLS certificate that is there by now. Raises as `TwinRenewer.renew` does."""
     tls = RenewalFiles(folder / "tls.pem", folder / "tls.key")
@@ -150,18 +143,28 @@ def _renew_twin(renewer: Renewer, folder: Path, files: TwinFiles) -> x509.Certif
         raise type(error)(f"{done}: {error}", reason=error.reason) from error
 
 
-def _renewed(
-    renewed: Renewed, twin: x509.Certificate | None, folder: Path, *, keep_keys: bool, new_signing_key: bool
-) -> str:
+def _renewed(renewed: Renewed, twin: x509.Certificate | None, folder: Path, *, keep_keys: bool) -> str:
     key = "the same" if keep_keys else "a new"
     lines = [f"{folder}: renewed {renewed.party}"]
-    lines.append(f"  tls.pem      {_until(renewed.tls.not_valid_after_utc)}, {key} key")
+    lines.append(f"  tls.pem           {_until(renewed.tls.not_valid_after_utc)}, {key} key")
     if renewed.signing is not None:
-        which = "a new key, which counts when a roster names it" if new_signing_key else "the same key"
-        lines.append(f"  signing.pem  {_until(renewed.signing.not_valid_after_utc)}, {which}")
+        which = "the next key, which has taken over" if renewed.took_over else "the same key"
+        lines.append(f"  signing.pem       {_until(renewed.signing.not_valid_after_utc)}, {which}")
+    if renewed.next_signing is not None:
+        fingerprint = verifying_key(renewed.next_signing).fingerprint
+        lines.append(
+            f"  signing-next.pem  {_until(renewed.next_signing.not_valid_after_utc)}, the next key, for a roster"
+        )
+        lines += [f"    {line}" for line in (fingerprint.hex(), *to_lines(fingerprint))]
     if twin is not None:
-        lines.append(f"  classical.pem  {_until(twin.not_valid_after_utc)}, a new key")
+        lines.append(f"  classical.pem     {_until(twin.not_valid_after_utc)}, a new key")
     return "\n".join(lines)
+
+
+def _signing_certificate(certificate: x509.Certificate | None) -> dict[str, object] | None:
+    if certificate is None:
+        return None
+    return _certificate(certificate) | {"signing_fingerprint": verifying_key(certificate).fingerprint.hex()}
 
 
 def _until(moment: datetime) -> str:

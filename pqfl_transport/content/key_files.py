@@ -1,5 +1,7 @@
 """Files of receiving keys (`content.receiving_keys`): read, unlocked with a passphrase where need be, exchanged."""
 
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pqfl_transport.content.receiving_keys import MAX_RING_BYTES, KeyEntry, ReceivingKeys
@@ -40,6 +42,29 @@ def load_receiving_keys(path: Path, now: float, passphrases: PassphraseSource = 
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}", reason=error.reason) from error
     return unlock_ring(path, ring, passphrases)
+
+
+@dataclass(slots=True)
+class KeyRingFile:
+    """A file of receiving keys in use, whose owner may rotate them meanwhile (`pqfl key rotate`)."""
+
+    path: Path
+    passphrases: PassphraseSource = field(default=from_environment, repr=False)
+    _seen: bytes = field(default=b"", init=False, repr=False)
+
+    def load(self, now: float) -> ReceivingKeys:
+        """Return the keys of now. Raises as `load_receiving_keys` does."""
+        digest = self._digest()
+        keys = load_receiving_keys(self.path, now, self.passphrases)
+        self._seen = digest
+        return keys
+
+    def reload(self, now: float) -> ReceivingKeys | None:
+        """Return the keys of now, ``None`` where the file is what it was when it was loaded. Raises as `load` does."""
+        return None if self._digest() == self._seen else self.load(now)
+
+    def _digest(self) -> bytes:
+        return hashlib.sha256(read_secret(self.path, max_bytes=MAX_RING_BYTES)).digest()
 
 
 def unlock_ring(path: Path, ring: ReceivingKeys, passphrases: PassphraseSource = from_environment) -> ReceivingKeys:

@@ -4,7 +4,9 @@ Nothing here reads a clock, a file or a socket. Both requests are bound to the T
 ``binding``, its exporter (RFC 9266), so one that was recorded is of no use on another connection.
 
 A joining request is authenticated by the token's HMAC over its exact bytes, and so is the answer. A renewal is signed
-by the keys of the present certificates. In both, every new key has signed its own certification request.
+by the keys of the present certificates. In both, every new key has signed its own certification request. A signing
+certificate is only for the present signing key again, or for the next one, which waits for a roster that names it: both
+are asked for in one document that the present signing key has signed.
 """
 
 import base64
@@ -34,6 +36,7 @@ BINDING_BYTES = 32
 JOIN_PATH = "/v1/join"
 RENEW_PATH = "/v1/renew"
 CA_PATH = "/v1/ca"
+CRL_PATH = "/v1/crl"
 ROSTER_PATH = "/v1/roster"
 STATUS_PATH = "/v1/join/{token}"
 
@@ -45,6 +48,7 @@ _RENEWAL_FIELDS = {
     "pqfl": str, "tls_certificate": str, "signing_certificate": str, "request": str, "signing_request": str,
 }  # fmt: skip
 _RENEWAL_PAYLOAD_FIELDS = {"id": str, "binding": str, "request": str}
+_NEXT = "next"
 _GRANT_FIELDS = {"state": str, "tls": str, "signing": str, "ca": str, "gateway": str, "gateway_id": str}
 _MAX_ADDRESS_CHARACTERS = 300
 
@@ -71,6 +75,8 @@ class NewKeys:
     signing: VerifyingKey | None
     receiving: bytes | None = None
     """The bytes inside a ``PQFL RECEIVING PUBLIC KEY`` block; whoever uses them looks into them."""
+    next_signing: VerifyingKey | None = None
+    """In a renewal: the signing key that waits for a roster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class Grant:
     """Where the federation's gateway listens, HOST:PORT, where the service knows."""
     gateway_id: str = ""
     """Its SPIFFE ID."""
+    next_signing: x509.Certificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,8 @@ def grant_payload(state: State, grant: Grant | None = None) -> bytes:
         "gateway": "" if grant is None else grant.gateway,
         "gateway_id": "" if grant is None else grant.gateway_id,
     }
+    if grant is not None and grant.next_signing is not None:
+        payload[_NEXT] = _pem(grant.next_signing)
     return json.dumps(payload).encode()
 
 
@@ -171,7 +180,8 @@ def open_grant(data: bytes) -> tuple[State, Grant | None]:
     """
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"an answer of {len(data)} bytes, more than {MAX_MESSAGE_BYTES}", reason="too_large")
-    fields = require_fields(parse_object(data, _ANSWER), _GRANT_FIELDS, _ANSWER)
+    message = parse_object(data, _ANSWER)
+    fields = require_fields(message, _with_next(_GRANT_FIELDS, message), _ANSWER)
     try:
         state = State(fields["state"])
         if state is not State.ISSUED:
@@ -182,7 +192,9 @@ def open_grant(data: bytes) -> tuple[State, Grant | None]:
         if len(fields["gateway"]) > _MAX_ADDRESS_CHARACTERS:
             raise MessageError(f"{_ANSWER}: no such address can be", reason="malformed")
         gateway_id = str(SpiffeId.parse(fields["gateway_id"])) if fields["gateway_id"] else ""
-        return state, Grant(_certificate_pem(fields["tls"]), signing, ca_pem, fields["gateway"], gateway_id)
+        following = _certificate_pem(fields[_NEXT]) if _NEXT in fields else None
+        tls = _certificate_pem(fields["tls"])
+        return state, Grant(tls, signing, ca_pem, fields["gateway"], gateway_id, following)
     except (CertificateError, ValueError) as error:
         raise MessageError(f"{_ANSWER}: {error}", reason="malformed") from error
 
@@ -209,11 +221,14 @@ def open_join_answer(data: bytes, keys: TokenKeys, request: bytes, binding: byte
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A certificate, the present key that belongs to it, and the key that takes its place, which may be the same."""
+    """A certificate, the present key that belongs to it, and the keys that certificates are asked for."""
 
     certificate: x509.Certificate
     key: SigningKey
-    new_key: SigningKey
+    new_key: SigningKey | None
+    """What takes its place, or itself; None, for a signing key only, where no new certificate is asked for."""
+    next_key: SigningKey | None = None
+    """The signing key that waits for a roster."""
 
 
 def renewal_request(party: SpiffeId, binding: bytes, tls: Holder, signing: Holder | None = None) -> bytes:
@@ -239,37 +254,55 @@ def open_renewal(data: bytes, binding: bytes) -> tuple[PresentCertificates, NewK
     if bool(message["signing_certificate"]) is not bool(message["signing_request"]):
         raise MessageError(f"{_RENEWAL}: a signing certificate and its request come together", reason="malformed")
     certificate = _certificate(message["tls_certificate"])
-    party, tls = _open_signed(message["request"], DocumentKind.RENEWAL, certificate, binding)
+    party, fields = _open_signed(message["request"], DocumentKind.RENEWAL, certificate, binding)
+    tls = _open_request(fields["request"], party, DocumentKind.RENEWAL)
     if not message["signing_certificate"]:
         return PresentCertificates(certificate, None), NewKeys(party, tls, None)
-    signing_certificate = _certificate(message["signing_certificate"])
-    signer, signing = _open_signed(
-        message["signing_request"], DocumentKind.RENEWAL_SIGNING, signing_certificate, binding
-    )
+    signing_certificate, kind = _certificate(message["signing_certificate"]), DocumentKind.RENEWAL_SIGNING
+    signer, fields = _open_signed(message["signing_request"], kind, signing_certificate, binding)
     if signer != party:
         raise MessageError(f"{_RENEWAL}: of {party}, with a signing certificate of {signer}", reason="wrong_name")
-    return PresentCertificates(certificate, signing_certificate), NewKeys(party, tls, signing)
+    again = _open_request(fields["request"], party, kind) if fields["request"] else None
+    following = _open_request(fields[_NEXT], party, kind) if _NEXT in fields else None
+    if again is None and following is None:
+        raise MessageError(f"{kind.tag}: asks for no certificate", reason="malformed")
+    return PresentCertificates(certificate, signing_certificate), NewKeys(party, tls, again, None, following)
 
 
 _STATEMENT_SECONDS = 24 * 3600
 
 
 def _signed(kind: DocumentKind, party: SpiffeId, binding: bytes, holder: Holder) -> str:
-    request = _encode(make_request(party, holder.new_key))
-    return sign(kind, {"id": str(party), "binding": binding.hex(), "request": request}, holder.key).decode()
+    request = "" if holder.new_key is None else _encode(make_request(party, holder.new_key))
+    payload = {"id": str(party), "binding": binding.hex(), "request": request}
+    if holder.next_key is not None:
+        payload[_NEXT] = _encode(make_request(party, holder.next_key))
+    return sign(kind, payload, holder.key).decode()
 
 
 def _open_signed(
     text: str, kind: DocumentKind, certificate: x509.Certificate, binding: bytes
-) -> tuple[SpiffeId, VerifyingKey]:
+) -> tuple[SpiffeId, dict[str, Any]]:
     payload = open_document(_text(text, _RENEWAL), kind, [chain.verifying_key(certificate)])
-    fields = require_fields(payload, _RENEWAL_PAYLOAD_FIELDS, kind.tag)
+    known = _RENEWAL_PAYLOAD_FIELDS
+    fields = require_fields(
+        payload, _with_next(known, payload) if kind is DocumentKind.RENEWAL_SIGNING else known, kind.tag
+    )
     if not hmac.compare_digest(fields["binding"].encode(), binding.hex().encode()):
         raise MessageError(f"{kind.tag}: was made for another connection", reason="wrong_connection")
     party = chain.spiffe_id(certificate)
     if fields["id"] != str(party):
         raise MessageError(f"{kind.tag}: the certificate is not of {fields['id'][:80]!r}", reason="wrong_name")
-    return party, open_request(decode_base64(fields["request"], kind.tag), party, kind.tag)
+    return party, fields
+
+
+def _open_request(text: str, party: SpiffeId, kind: DocumentKind) -> VerifyingKey:
+    return open_request(decode_base64(text, kind.tag), party, kind.tag)
+
+
+def _with_next(fields: Mapping[str, type], message: Mapping[str, Any]) -> Mapping[str, type]:
+    # It is there only where a next key is: whoever does not know it reads all other messages.
+    return {**fields, _NEXT: str} if _NEXT in message else fields
 
 
 def _outer(data: bytes, tag: str, fields: Mapping[str, type]) -> dict[str, Any]:

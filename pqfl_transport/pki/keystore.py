@@ -184,20 +184,19 @@ def load_signing_certificate(path: Path, *, now: datetime | None = None) -> Sign
 
 
 def load_signing_identity(
-    folder: Path, *, now: datetime | None = None, passphrases: PassphraseSource = from_environment
-) -> SigningIdentity:
-    """Load ``signing.pem`` and ``signing.key`` of an identity folder.
+    folder: Path, *, name: str = "signing", now: datetime | None = None,
+    passphrases: PassphraseSource = from_environment,
+) -> SigningIdentity:  # fmt: skip
+    """Load ``signing.pem`` and ``signing.key`` of an identity folder, or the pair of another ``name`` there.
 
     Raises ``ConfigurationError`` naming the file, ``key_mismatch`` where the two do not belong together, and what
     `load_private_pem` raises.
     """
-    signer = load_signing_certificate(folder / "signing.pem", now=now)
-    key_path = folder / "signing.key"
+    certificate_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
+    signer = load_signing_certificate(certificate_path, now=now)
     key = load_signing_key(key_path, passphrases)
     if key.verifying_key != signer.key:
-        raise ConfigurationError(
-            f"{key_path}: is not the private key of {folder / 'signing.pem'}", reason="key_mismatch"
-        )
+        raise ConfigurationError(f"{key_path}: is not the private key of {certificate_path}", reason="key_mismatch")
     return SigningIdentity(signer.id, key, signer.certificate)
 
 

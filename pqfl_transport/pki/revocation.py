@@ -14,7 +14,7 @@ Whoever signs content is known by a key of the roster and shows no certificate; 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 from pqfl_transport.errors import CertificateError, ConfigurationError, PolicyError
 from pqfl_transport.pki.chain import key_algorithm_name, signature_algorithm_name
 from pqfl_transport.pki.extensions import describe, find_extension
-from pqfl_transport.pki.references import identifier_of
+from pqfl_transport.pki.references import CertificateReference, identifier_of
 from pqfl_transport.pki.roster import Party
 from pqfl_transport.policy import Policy
 
@@ -108,12 +108,20 @@ class Revocations:
         self._require_good(self._issuers(leaf), leaf.serial_number, describe(leaf), now)
 
     def check_party(self, party: Party, now: datetime) -> None:
-        """Raise ``CertificateError`` unless the signing certificate of a member is good.
+        """Raise ``CertificateError`` unless the signing certificate of a member is good: that of its present key.
 
         The reasons are those of `check`, ``no_certificate`` where the roster does not say which certificate it is, and
         ``untrusted`` where none of the authorities of now issued it.
         """
-        reference, name = party.certificate, f"the signing certificate of {party.id}"
+        self._check_reference(party.certificate, f"the signing certificate of {party.id}", now)
+
+    def check_former(self, party: Party, now: datetime) -> None:
+        """Raise as `check_party` does unless the certificate of a member's former key, if there is one, is good too."""
+        if party.former is not None:
+            name = f"the signing certificate of the former key of {party.id}"
+            self._check_reference(party.former.certificate, name, now)
+
+    def _check_reference(self, reference: CertificateReference | None, name: str, now: datetime) -> None:
         if reference is None:
             raise CertificateError(
                 f"the roster does not say which is {name}, so nobody knows whether it was revoked: the authority has to"
@@ -124,6 +132,18 @@ class Revocations:
         if not authorities:
             raise CertificateError(f"{name} was issued by none of the trusted authorities", reason="untrusted")
         self._require_good(authorities, reference.serial, name, now)
+
+    def with_good_keys(self, party: Party, now: datetime) -> Party:
+        """Return a member without its former key where that one's certificate is not good.
+
+        Raises as `check_party` does where the present key's is not: then neither counts.
+        """
+        self.check_party(party, now)
+        try:
+            self.check_former(party, now)
+        except CertificateError:
+            return replace(party, former=None)
+        return party
 
     def stale_at(self) -> datetime | None:
         """Return when the first of the lists will be too old to count; ``None`` where none ever is."""
@@ -192,7 +212,7 @@ def open_crls(
     ``not_yet_valid``, ``stale_crl`` (a lower number than before, or no list any more).
     """
     lists: dict[x509.Certificate, RevocationList] = {}
-    for parsed in _parse(data):
+    for parsed in split_crls(data):
         one = _verified(parsed, anchors, policy, now)
         if one.issuer in lists:
             raise ConfigurationError(
@@ -231,7 +251,11 @@ def _key_of(authority: x509.Certificate) -> str:
     return f"{authority.subject.rfc4514_string()} {identifier.hex()}"
 
 
-def _parse(data: bytes) -> Iterator[x509.CertificateRevocationList]:
+def split_crls(data: bytes) -> Iterator[x509.CertificateRevocationList]:
+    """Parse one list in DER, or one or more in PEM, and verify nothing.
+
+    Raises ``ConfigurationError`` (``malformed``).
+    """
     if len(data) > MAX_CRL_BYTES or data.count(_BEGIN) > MAX_CRLS:
         raise ConfigurationError(f"more than {MAX_CRLS} revocation lists or {MAX_CRL_BYTES} bytes", reason="malformed")
     try:

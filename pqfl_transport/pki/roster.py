@@ -4,6 +4,9 @@ The roster carries the public keys themselves beside their fingerprints, so no m
 numbered, and a reader that remembers the highest number it has seen refuses a lower one: whoever was left out of a
 later roster does not come back with an earlier one. Only the root signs it; joining is a decision of the consortium
 and not of a service that is online.
+
+A member whose signing key was replaced has two for a while, the present and the former one, so that rosters may reach
+everybody at different times. Whoever verifies looks the key up among those that count now (`Party.signing_keys`).
 """
 
 import base64
@@ -31,6 +34,8 @@ MAX_ROSTER_BYTES = 128 * 1024 * 1024
 """What a reader takes: 10,000 parties with ML-DSA-87 keys, each with a former signing key as well, are 100 MiB."""
 MAX_WEIGHT_CAP = 2**63 - 1
 _MAX_NUMBER = 2**63 - 1
+MAX_TIME = 253_402_300_799
+"""The last second of the year 9999, in Unix seconds."""
 _MAX_BITS = 62
 _MAX_CLIP = 1e9
 
@@ -51,9 +56,22 @@ _PARTY_FIELDS: dict[str, type] = {
     "weight_cap": int,
 }
 _CERTIFICATE = "signing_certificate"
+_FORMER = "former"
+_FORMER_FIELDS: dict[str, type] = {"signing_key": str, "signing_fingerprint": str, "until": int}
 _SECURE_AGGREGATION_FIELDS: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
     {"minimum_sites": int, "threshold": int, "clip": (int, float), "bits": int}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class FormerKey:
+    """The signing key that a member had before the present one."""
+
+    key: VerifyingKey
+    until: int
+    """Unix seconds; it counts up to and including this time."""
+    certificate: CertificateReference | None = None
+    """Its certificate, as `Party.certificate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,28 @@ class Party:
     """The most samples a single update of this party may claim; 0 for one that sends no updates."""
     certificate: CertificateReference | None = None
     """The certificate of ``signing_key``, so that its revocation counts; rosters of earlier versions have none."""
+    former: FormerKey | None = None
+    """The key before this one, of the same algorithm, for as long as both count."""
+
+    def signing_keys(self, now: float) -> tuple[VerifyingKey, ...]:
+        """Return the keys whose signatures count at ``now``, in Unix seconds: the present one first."""
+        former = self.former
+        return (self.signing_key,) if former is None or now > former.until else (self.signing_key, former.key)
+
+    def key_for(self, fingerprint: bytes, now: float) -> VerifyingKey:
+        """Return the key of this fingerprint that counts at ``now``, in Unix seconds.
+
+        Raises ``MessageError`` (``wrong_sender_key``) where the member has none, or not any more.
+        """
+        for key in self.signing_keys(now):
+            if key.fingerprint == fingerprint:
+                return key
+        former = self.former
+        ended = former is not None and former.key.fingerprint == fingerprint
+        why = "replaced, and its time is over" if ended else "none of its keys in the roster"
+        raise MessageError(
+            f"signed with the key {fingerprint.hex()[:16]}… of {self.id}, which is {why}", reason="wrong_sender_key"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +194,22 @@ def _encode(roster: Roster) -> dict[str, Any]:
 def _encode_party(party: Party) -> dict[str, Any]:
     encoded: dict[str, Any] = {
         "id": str(party.id),
-        "signing_key": base64.b64encode(party.signing_key.spki).decode(),
-        "signing_fingerprint": party.signing_key.fingerprint.hex(),
+        **_encode_key(party.signing_key, party.certificate),
         "receiving_key": base64.b64encode(party.receiving_key).decode(),
         "receiving_fingerprint": party.receiving_fingerprint.hex(),
         "weight_cap": party.weight_cap,
     }
-    return encoded if party.certificate is None else encoded | {_CERTIFICATE: party.certificate.encode()}
+    if party.former is not None:
+        former = party.former
+        encoded[_FORMER] = _encode_key(former.key, former.certificate) | {"until": former.until}
+    return encoded
+
+
+def _encode_key(key: VerifyingKey, certificate: CertificateReference | None) -> dict[str, Any]:
+    encoded: dict[str, Any] = {
+        "signing_key": base64.b64encode(key.spki).decode(), "signing_fingerprint": key.fingerprint.hex()
+    }  # fmt: skip
+    return encoded if certificate is None else encoded | {_CERTIFICATE: certificate.encode()}
 
 
 def _decode(payload: Mapping[str, Any]) -> Roster:
@@ -198,29 +247,55 @@ def _decode_level(word: str) -> SecurityLevel:
 def _decode_party(item: object, federation: str, level: SecurityLevel) -> Party:
     if not isinstance(item, dict):
         raise _malformed("a party is not an object")
-    known = _PARTY_FIELDS | ({_CERTIFICATE: dict} if _CERTIFICATE in item else {})
-    fields = require_fields(item, known, f"{_WHERE}: party")
+    # Neither is there where it has nothing to say, so that programs which do not know it read such a roster.
+    optional: dict[str, type] = {name: dict for name in (_CERTIFICATE, _FORMER) if name in item}
+    fields = require_fields(item, _PARTY_FIELDS | optional, f"{_WHERE}: party")
     try:
         party_id = SpiffeId.parse(fields["id"])
-        signing_key = VerifyingKey.from_spki(decode_base64(fields["signing_key"], f"{_WHERE}: signing_key"))
-    except (CertificateError, ConfigurationError) as error:
+    except CertificateError as error:
         raise _malformed(str(error)) from error
     receiving_key = decode_base64(fields["receiving_key"], f"{_WHERE}: receiving_key")
     receiving_fingerprint = hashlib.sha256(receiving_key).digest()
     if party_id.federation != federation:
         raise _malformed(f"{party_id} is not of federation {federation[:80]!r}")
-    # Whoever went to a higher level before the others is a member all the while; those are what issuers may have.
-    if signing_key.algorithm not in for_level(level).ca_signatures:
-        raise _malformed(f"{party_id}: a key of {signing_key.algorithm} does not fit the level {level.value}")
-    if signing_key.fingerprint.hex() != fields["signing_fingerprint"]:
-        raise _malformed(f"{party_id}: signing_fingerprint is not that of signing_key")
+    signing_key, certificate = _decode_key(fields, str(party_id), level)
     if receiving_fingerprint.hex() != fields["receiving_fingerprint"]:
         raise _malformed(f"{party_id}: receiving_fingerprint is not that of receiving_key")
     _require_range(f"{party_id}: weight_cap", fields["weight_cap"], 0, MAX_WEIGHT_CAP)
-    certificate = None
-    if _CERTIFICATE in fields:
-        certificate = CertificateReference.decode(fields[_CERTIFICATE], f"{_WHERE}: {party_id}: {_CERTIFICATE}")
-    return Party(party_id, signing_key, receiving_key, receiving_fingerprint, fields["weight_cap"], certificate)
+    former = None
+    if _FORMER in fields:
+        former = _decode_former(fields[_FORMER], f"{party_id}: {_FORMER}", signing_key, level)
+    return Party(
+        party_id, signing_key, receiving_key, receiving_fingerprint, fields["weight_cap"], certificate, former
+    )  # fmt: skip
+
+
+def _decode_key(
+    fields: Mapping[str, Any], whose: str, level: SecurityLevel
+) -> tuple[VerifyingKey, CertificateReference | None]:
+    try:
+        key = VerifyingKey.from_spki(decode_base64(fields["signing_key"], f"{_WHERE}: signing_key"))
+    except ConfigurationError as error:
+        raise _malformed(str(error)) from error
+    # Whoever went to a higher level before the others is a member all the while; those are what issuers may have.
+    if key.algorithm not in for_level(level).ca_signatures:
+        raise _malformed(f"{whose}: a key of {key.algorithm} does not fit the level {level.value}")
+    if key.fingerprint.hex() != fields["signing_fingerprint"]:
+        raise _malformed(f"{whose}: signing_fingerprint is not that of signing_key")
+    if _CERTIFICATE not in fields:
+        return key, None
+    return key, CertificateReference.decode(fields[_CERTIFICATE], f"{_WHERE}: {whose}: {_CERTIFICATE}")
+
+
+def _decode_former(item: Mapping[str, Any], whose: str, present: VerifyingKey, level: SecurityLevel) -> FormerKey:
+    optional: dict[str, type] = {_CERTIFICATE: dict} if _CERTIFICATE in item else {}
+    fields = require_fields(item, _FORMER_FIELDS | optional, f"{_WHERE}: {whose}")
+    key, certificate = _decode_key(fields, whose, level)
+    # Suites are chosen by the algorithm of a member's keys, so both have the same one.
+    if key == present or key.algorithm != present.algorithm:
+        raise _malformed(f"{whose}: is not another key of {present.algorithm}")
+    _require_range(f"{whose}: until", fields["until"], 0, MAX_TIME)
+    return FormerKey(key, fields["until"], certificate)
 
 
 def _decode_secure_aggregation(item: Mapping[str, Any]) -> SecureAggregation:

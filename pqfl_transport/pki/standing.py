@@ -1,7 +1,7 @@
 """Who may take part now: whom the roster of the moment lists and no revocation list of the moment names."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pqfl_transport.errors import CertificateError
@@ -27,25 +27,34 @@ class Standing:
     """A later roster that was read and counts from the next round on. Which certificate a key has is news at once."""
 
     def party(self, spiffe_uri: str) -> Party:
-        """Return a member in good standing.
+        """Return a member in good standing, with its former key only where that one's certificate is good as well.
 
         Raises ``MessageError`` (``unknown_sender``) for one that the roster does not list, ``CertificateError`` as
         `Revocations.check_party` does.
         """
         party = self.member.roster.party(spiffe_uri)
-        if self.revocations is not None:
-            self.revocations.check_party(self._as_certified_now(party), self._now())
-        return party
+        if self.revocations is None:
+            return party
+        good = self.revocations.with_good_keys(self._as_certified_now(party), self._now())
+        return party if good.former is not None else replace(party, former=None)
 
     def parties(self, role: Role) -> list[Party]:
         """Return the members of a role that are not out, ordered by ID. That a list is stale puts nobody out."""
         return [party for party in self.member.parties(role) if self.outage(party) is None]
 
-    def outage(self, party: Party) -> CertificateError | None:
-        """Return why a member is out, where it is."""
+    def outage(self, party: Party, signer: bytes | None = None) -> CertificateError | None:
+        """Return why a member is out, where it is.
+
+        ``signer`` is the fingerprint of a key that it signed something with, the present one unless given: with a
+        former key that was revoked, what was signed with it is out.
+        """
+        former = party.former
         try:
             if self.revocations is not None:
-                self.revocations.check_party(self._as_certified_now(party), self._now())
+                known = self._as_certified_now(party)
+                self.revocations.check_party(known, self._now())
+                if former is not None and signer == former.key.fingerprint:
+                    self.revocations.check_former(known, self._now())
         except CertificateError as error:
             return error if error.reason in _OUT else None
         return None
@@ -57,16 +66,27 @@ class Standing:
         now, identity = self._now(), self.member.identity
         try:
             self.revocations.check(identity.certificate, now)
-            self.revocations.check_party(self._as_certified_now(self.member.party), now)
+            party = self._as_certified_now(self.member.party)
+            self.revocations.check_party(party, now)
+            if self.member.signs_with_former:
+                self.revocations.check_former(party, now)
         except CertificateError as error:
             if error.reason in _OUT:
                 sentence = f"the certificate of this {identity.id.role.value} itself does not count: {error}"
                 raise CertificateError(sentence, reason=error.reason) from error
 
     def _as_certified_now(self, party: Party) -> Party:
-        """Return the member as the later roster has it, where its key is still the same: it may have been renewed."""
+        """Return a member with the certificates that its keys have in the later roster: they may have been renewed."""
         later = None if self.following is None else self.following.parties.get(str(party.id))
-        return party if later is None or later.signing_key != party.signing_key else later
+        if later is None:
+            return party
+        known = {later.signing_key: later.certificate}
+        if later.former is not None:
+            known[later.former.key] = later.former.certificate
+        former = party.former
+        if former is not None:
+            former = replace(former, certificate=known.get(former.key, former.certificate))
+        return replace(party, certificate=known.get(party.signing_key, party.certificate), former=former)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), UTC)

@@ -60,13 +60,13 @@ def open_statement(data: bytes, roster: Roster, *, now: float) -> tuple[Party, S
     """Verify a statement by the roster; return the party that made it, as the roster has it, and what it says.
 
     Raises ``MessageError``: what `open_document` raises, ``malformed``, ``unknown_sender``, ``unknown_signer`` where
-    somebody else signed for the party, ``expired``, ``from_the_future``.
+    somebody else, or a key that counts no more, signed for the party, ``expired``, ``from_the_future``.
     """
-    members = [party.signing_key for party in roster.parties.values()]
+    members = [key for party in roster.parties.values() for key in party.signing_keys(now)]
     statement = _decode(open_document(data, DocumentKind.RECEIVING_KEY, members, max_bytes=MAX_STATEMENT_BYTES))
     party = roster.party(str(statement.id))
     # Some member has signed it; only the one it speaks for may.
-    open_document(data, DocumentKind.RECEIVING_KEY, [party.signing_key], max_bytes=MAX_STATEMENT_BYTES)
+    open_document(data, DocumentKind.RECEIVING_KEY, party.signing_keys(now), max_bytes=MAX_STATEMENT_BYTES)
     if now > statement.not_after:
         raise MessageError(f"{_WHERE}: ended; {party.id} has to make a new one", reason="expired")
     _require_past(statement, now)

@@ -6,15 +6,16 @@ Two files cannot be renamed in one step, one link can. So the files of a folder 
 
 and a replacement is written whole as the next number, after which `current` is renamed over. Whoever opens the files
 by their names before or after that reads a pair that fits, also when the power goes in the middle. A folder with
-plain files is converted in steps that each leave the same content at every name. One process at a time does this to a
-folder, and first removes what a killed one left.
+plain files is converted in steps that each leave the same content at every name. A file that is new gets its link
+first, and one that is to go loses its link last: a link that leads nowhere is no file. One process at a time does this
+to a folder, and first removes what a killed one left.
 """
 
 import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,22 +36,30 @@ _FIRST = "0001"
 _NUMBER = re.compile(r"[0-9]{4,9}", re.ASCII)
 
 
-def replace_together(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put new contents into existing files of a folder in one step; names that end in ``.key`` are secrets.
+def replace_together(folder: Path, files: Mapping[str, bytes | None], *, new: Collection[str] = ()) -> None:
+    """Put new contents into files of a folder in one step; names that end in ``.key`` are secrets.
 
-    The old keys are erased as far as can be. Raises ``ConfigurationError`` naming the file: what `pki.files` raises.
+    ``None`` takes a file away, if it is there. Only those named in ``new`` may be missing before. The old keys are
+    erased as far as can be. Raises ``ConfigurationError`` naming the file: what `pki.files` raises.
     """
+    gone = [name for name, data in files.items() if data is None]
     try:
         with _locked(store_of(folder)) as store:
-            _prepare(folder, store, tuple(files))
+            _prepare(folder, store, tuple(files), absent=frozenset((*new, *gone)))
             before = _current(store)
             number = f"{int(before) + 1:04}"
             shutil.rmtree(store / number, ignore_errors=True)
             (store / number).mkdir(mode=0o700)
-            for path in (store / before).iterdir():
-                _write(store / number / path.name, files.get(path.name, b"") or _read(path))
+            kept = {path.name: path for path in (store / before).iterdir() if path.name not in files}
+            contents: dict[str, bytes | None] = {name: _read(path) for name, path in kept.items()}
+            contents |= files
+            for name, data in contents.items():
+                if data is not None:
+                    _write(store / number / name, data)
             sync_folder(store / number)
             _point(store / _CURRENT, number)
+            for name in gone:
+                (folder / name).unlink(missing_ok=True)
             _discard(store, keep=number)
     except OSError as error:
         raise ConfigurationError(f"{folder}: cannot be renewed: {error.strerror}", reason="not_writable") from error
@@ -91,8 +100,11 @@ def _locked(store: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _prepare(folder: Path, store: Path, names: tuple[str, ...]) -> None:
-    """Make every one of these names a link through the store, without changing what is read at any."""
+def _prepare(folder: Path, store: Path, names: tuple[str, ...], *, absent: frozenset[str]) -> None:
+    """Make every one of these names a link through the store, without changing what is read at any.
+
+    Those that may be absent, and are, get a link that leads nowhere yet.
+    """
     if not (store / _CURRENT).is_symlink():
         shutil.rmtree(store / _FIRST, ignore_errors=True)
         (store / _FIRST).mkdir(mode=0o700)
@@ -103,8 +115,9 @@ def _prepare(folder: Path, store: Path, names: tuple[str, ...]) -> None:
         link = f"{STORE}/{_CURRENT}/{name}"
         if (folder / name).is_symlink() and (folder / name).readlink() == Path(link):
             continue
-        _write(current / name, _read(folder / name))
-        sync_folder(current)
+        if name not in absent or (folder / name).exists():
+            _write(current / name, _read(folder / name))
+            sync_folder(current)
         _point(folder / name, link)
 
 

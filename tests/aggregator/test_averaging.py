@@ -16,7 +16,8 @@ from pqfl_transport.aggregation.round_document import RoundState
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.content.envelope import decode_prologue
 from tests.support.pki import Federation, make_federation
-from tests.support.revoking import SIGNING, revocations
+from tests.support.rekeying import name_next, prepare_next
+from tests.support.revoking import SIGNING, revocations, revoking
 from tests.support.rounds import MODEL, Hub, aggregator, current_round, make_update, participant, put
 
 
@@ -154,5 +155,30 @@ def test_a_site_that_is_revoked_in_mid_upload_is_refused_at_its_end(federation: 
             ):
                 assert (answer.status, (await answer.json(content_type=None))["reason"]) == (403, "revoked")
             assert not hub.engine.reception.accepted
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_an_update_under_a_former_key_that_was_revoked_is_dropped(tmp_path: Path) -> None:
+    """Its sender is waited for in this round no more, and an update under a former key that is good stays."""
+    federation = make_federation(tmp_path / "federation", sites=("bank-a", "bank-b"))
+    for name in federation.sites:
+        prepare_next(federation, federation.site(name))
+    name_next(federation)
+    parties = {name: federation.authority.roster().party(federation.site_uri(name)) for name in federation.sites}
+    former = parties["bank-a"].former
+    assert former is not None
+    assert former.certificate is not None
+    serial = former.certificate.serial
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path / "hub", revocations=revoking(federation)) as hub:
+            assert (await submit(hub, federation, "bank-a", 100.0))[0] == 201
+            hub.engine.adopt_revocations(revoking(federation, serial, number=2))
+            (refusal,) = hub.events("refusal")
+            assert "the former key" in refusal["detail"]
+            assert (await submit(hub, federation, "bank-b", 2.0))[0] == 201
+            model = await last_model(hub, federation)
+            assert np.allclose(model["w"], MODEL["w"] + 2.0)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -1,14 +1,17 @@
 """The aggregator's configuration: parsed once, refused with file, key and what was expected."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aggregator.config import load_config
+from aggregator.config import RoundsConfig, load_config
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.pki.revocation import Stale
 from pqfl_transport.policy import SecurityLevel
 from tests.pqfl_transport.policy.test_files import GOOD as OWN_POLICY
+from tests.support.pki import make_federation
 
 GOOD = """
 [aggregator]
@@ -141,3 +144,16 @@ def test_revocation_lists_are_a_file_or_fetched_into_one(tmp_path: Path) -> None
     several = 'crl_url = ["https://h:1/v1/crl", "http://g/crl"]'
     config = load_config(write(tmp_path, GOOD.replace('"state"', f'"state"\n{several}')))
     assert config.crl_urls == ("https://h:1/v1/crl", "http://g/crl")
+
+
+@pytest.mark.parametrize(("changes", "reason"), [({"quorum": 3}, "quorum"), ({"level": "maximum"}, "wrong_level")])
+def test_a_roster_that_no_round_can_be_run_with_is_named(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:  # fmt: skip
+    """With its number, and what is asked for."""
+    roster = make_federation(tmp_path, sites=("bank-a", "bank-b")).authority.roster()
+    good = RoundsConfig(count=1, quorum=2, level=SecurityLevel.HIGH)
+    good.require_usable(roster)
+    with pytest.raises(ConfigurationError) as caught:
+        replace(good, **changes).require_usable(roster)
+    assert caught.value.reason == reason

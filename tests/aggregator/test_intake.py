@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from pqfl_transport.content.header import CODECS
 from pqfl_transport.content.keysource import ExtraKey
 from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.content.sealing import EnvelopeParameters, seal_weights
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError, PolicyError, PqflError, RoundError, TransportError
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.roster import FormerKey, Party
 from pqfl_transport.policy import for_level
 from pqfl_transport.timing import Stopwatch
 from tests.support.pki import Federation, make_federation
@@ -319,3 +322,81 @@ def test_without_a_source_an_extra_key_is_refused(federation: Federation, site: 
     with pytest.raises(MessageError) as caught:
         take(federation, seal(site, extra_keys=(EXTRA,)), collecting(federation))
     assert caught.value.reason == "extra_key"
+
+
+@pytest.fixture(scope="module")
+def rekeyed(site: Membership) -> tuple[Membership, SigningKey]:
+    """The site under a roster in which it has a new key, and the key before until second 1500; and the new key."""
+    party, key = site.party, SigningKey.generate("ML-DSA-65")
+    both = replace(party, signing_key=key.verifying_key, former=FormerKey(party.signing_key, 1500))
+    roster = replace(site.roster, parties=MappingProxyType({**site.roster.parties, str(party.id): both}))
+    return replace(site, roster=roster), key
+
+
+def rekeyed_intake(member: Membership, clock: Callable[[], float]) -> Intake:
+    return Intake(member.roster, for_level("high"), clock, Stopwatch())
+
+
+@pytest.mark.parametrize(
+    ("is_former", "now", "reason"),
+    [(True, 1500, ""), (True, 1501, "wrong_sender_key"), (False, 1000, ""), (False, 1501, "")],
+)
+def test_a_former_key_s_updates_are_taken_until_its_time_is_over(
+    federation: Federation, rekeyed: tuple[Membership, SigningKey], *, is_former: bool, now: float, reason: str
+) -> None:
+    """Body, trailer and all, and the round knows which key it was."""
+    member, key = rekeyed
+    if not is_former:
+        member = replace(member, identity=replace(member.identity, key=key))
+    open_round, taker = collecting(federation), rekeyed_intake(member, lambda: now)
+    data = seal(member, trailer=True)
+    if reason:
+        with pytest.raises(MessageError) as caught:
+            asyncio.run(taker.take(upload(data), open_round))
+        assert caught.value.reason == reason
+        return
+    asyncio.run(taker.take(upload(data), open_round))
+    sender = str(member.identity.id)
+    assert open_round.round.signer(sender) == member.identity.key.verifying_key.fingerprint
+
+
+def test_an_upload_begun_under_the_former_key_finishes(
+    federation: Federation, rekeyed: tuple[Membership, SigningKey]
+) -> None:
+    """Its time was over while the body came; nothing new is begun under that key."""
+    member, _ = rekeyed
+    now = [1400.0]
+    open_round, taker, data = collecting(federation), rekeyed_intake(member, lambda: now[0]), seal(member)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield data[:-100]
+        await asyncio.sleep(0)
+        now[0] = 1600.0
+        yield data[-100:]
+
+    begun = replace(upload(data), body=slowly())
+    taken = asyncio.run(taker.take(begun, open_round))
+    assert isinstance(taken, Accepted)
+    with pytest.raises(MessageError) as caught:
+        asyncio.run(taker.take(upload(seal(member)), collecting(federation)))
+    assert caught.value.reason == "wrong_sender_key"
+
+
+def test_a_former_key_that_is_revoked_during_an_upload_ends_it(
+    federation: Federation, rekeyed: tuple[Membership, SigningKey]
+) -> None:
+    """Its party is a member as before."""
+    member, _ = rekeyed
+    uri = str(member.identity.id)
+    known = [member.roster.party(uri), replace(member.roster.party(uri), former=None)]
+
+    class Revoking:
+        def party(self, _uri: str) -> Party:
+            return known.pop(0)
+
+    open_round = collecting(federation)
+    taker = Intake(Revoking(), for_level("high"), lambda: NOW, Stopwatch())
+    with pytest.raises(MessageError, match="revoked since") as caught:
+        asyncio.run(taker.take(upload(seal(member)), open_round))
+    assert caught.value.reason == "wrong_sender_key"
+    assert open_round.round.updates == {}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from aggregator.store.models import ModelStore
 from aggregator.suites import Suites
 from pqfl_transport.content.envelope import decode_prologue
 from pqfl_transport.content.recipients import ReceivingKey, RecipientKey
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError, PlatformError, PolicyError
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import tighten
@@ -39,7 +41,7 @@ class Desk:
         self.said: list[Model] = []
         self.store = ModelStore(folder)
         self.publisher = Publisher(
-            self.member, lambda: self.keys, self.suites, self.store, Stopwatch(), self.said.append
+            lambda: self.member, lambda: self.keys, self.suites, self.store, Stopwatch(), self.said.append
         )
 
     def withdraw(self, *algorithms: str) -> None:
@@ -145,5 +147,22 @@ def test_who_joins_can_open_the_current_model_and_who_left_not_the_next(federati
 
     def recipients(desk: Desk, version: int) -> tuple[bytes, ...]:
         return decode_prologue(desk.publisher.path(version).read_bytes())[0].header.recipients
+
+    play(federation, tmp_path, use)
+
+
+def test_the_current_model_is_sealed_again_under_another_key(federation: Federation, tmp_path: Path) -> None:
+    """Whoever takes the new key alone can verify it; under the same key nothing is made anew."""
+
+    async def use(desk: Desk) -> None:
+        await desk.publisher.publish(MODEL, 0)
+        await desk.publisher.seal_again_if_needed()
+        assert len(desk.said) == 1
+        key = SigningKey.generate("ML-DSA-65")
+        desk.member = replace(desk.member, identity=replace(desk.member.identity, key=key))
+        await desk.publisher.seal_again_if_needed()
+        header = decode_prologue(desk.publisher.path(0).read_bytes())[0].header
+        assert header.sender_fingerprint == key.verifying_key.fingerprint == desk.publisher.model.signer
+        assert desk.said[1].digest == desk.said[0].digest
 
     play(federation, tmp_path, use)

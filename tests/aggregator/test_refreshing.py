@@ -1,20 +1,29 @@
 """Roster and lists read again: what is newer counts, what is not changes nothing, one's own revocation ends it."""
 
 import asyncio
+import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from aggregator.config import AggregatorConfig, RoundsConfig
 from aggregator.refreshing import CrlRefresher, RosterRefresher, crl_file, crl_poller, fetch_first
-from pqfl_transport.errors import CertificateError, TransportError
+from pqfl_transport.aggregation.round_document import RoundState
+from pqfl_transport.audit import verify_audit_log
+from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.errors import CertificateError, MessageError, TransportError
 from pqfl_transport.net.address import Address
+from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.membership import Membership, load_membership
+from pqfl_transport.pki.signing_files import SWITCH_SECONDS
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.pki.trust import Trust
 from tests.support.pki import Federation, make_federation
+from tests.support.rekeying import name_next, prepare_next
 from tests.support.revoking import crl, crl_source, publish_crl
-from tests.support.rounds import aggregator, current_round, make_hub, make_update, participant, put
+from tests.support.rounds import Hub, aggregator, current_round, make_hub, make_update, participant, put
 
 
 @pytest.fixture
@@ -134,3 +143,120 @@ def test_the_first_list_is_fetched_before_anything_begins(federation: Federation
         fetch_first(poller, file)
     assert set(file.read(federation.authority.policy).numbers.values()) == {9}
     fetch_first(poller, file)
+
+
+def test_the_next_key_signs_when_the_former_one_is_ending(federation: Federation, tmp_path: Path) -> None:
+    """In the middle of a round: documents and the model are under the new key, and sites with the roster agree."""
+    former = load_signing_identity(federation.aggregator).key.verifying_key.fingerprint
+    following = prepare_next(federation, federation.aggregator).fingerprint
+    until = int(time.time()) + 86_400
+    name_next(federation, former_until=until)
+    now = [time.time()]
+
+    def load(at_least_number: int) -> Membership:
+        return load_membership(
+            federation.aggregator, federation.ca_pem, federation.roster, role=Role.AGGREGATOR,
+            at_least_number=at_least_number, now=datetime.fromtimestamp(now[0], UTC),
+        )  # fmt: skip
+
+    async def scenario() -> None:
+        refresher = RosterRefresher(federation.roster, load, lambda: now[0])
+        async with aggregator(federation, tmp_path) as hub:
+            site = participant(federation, "bank-a")
+            info = await current_round(hub.url, site)
+            assert await refresher.refresh(hub.engine) == ("unchanged", "")
+            assert await signers(hub) == (former, former)
+            now[0] = until - SWITCH_SECONDS + 1
+            assert await refresher.refresh(hub.engine) == ("unchanged", "")
+            assert await signers(hub) == (following, following)
+            (event,) = hub.events("reload")
+            assert (event["what"], event["fingerprint"], event["former"]) == (
+                "signing_key", following.hex(), former.hex(),
+            )  # fmt: skip
+            assert await refresher.refresh(hub.engine) == ("unchanged", "")
+            again = await current_round(hub.url, site)
+            assert again.document.challenge == info.document.challenge
+            site.open_model(hub.engine.model_path(0).read_bytes(), again)
+            assert (await put(hub.url, make_update(info, site)))[0] == 201
+            await hub.until(lambda: hub.engine.state is RoundState.FINISHED)
+            info = await current_round(hub.url, site)
+            site.open_model(hub.engine.model_path(1).read_bytes(), info)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    keys = [load_signing_identity(federation.aggregator, name=name).key.verifying_key
+            for name in ("signing", "signing-next")]  # fmt: skip
+    assert verify_audit_log(tmp_path / "audit.jsonl", keys).checkpoints == 2
+
+
+async def signers(hub: Hub) -> tuple[bytes, bytes]:
+    """Which keys the round document and the current model are signed with."""
+    document = json.loads(await hub.engine.signed_document("a" * 32))
+    version = hub.engine.status()["model_version"]
+    header = decode_prologue(hub.engine.model_path(version).read_bytes())[0].header
+    return bytes.fromhex(document["signer"]), header.sender_fingerprint
+
+
+def test_when_all_rounds_are_over_a_roster_counts_at_once(federation: Federation, tmp_path: Path) -> None:
+    """Sites that come late, with the roster that names the new key alone, can have the last model."""
+    following = prepare_next(federation, federation.aggregator).fingerprint
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub:
+            refresher, site = roster_refresher(federation), participant(federation, "bank-a")
+            info = await current_round(hub.url, site)
+            assert (await put(hub.url, make_update(info, site)))[0] == 201
+            await hub.until(lambda: hub.engine.state is RoundState.FINISHED)
+            name_next(federation, former_until=0)
+            assert await refresher.refresh(hub.engine) == ("ok", "")
+            assert await signers(hub) == (following, following)
+            late = participant(federation, "bank-a")
+            info = await current_round(hub.url, late)
+            late.open_model(hub.engine.model_path(1).read_bytes(), info)
+            with pytest.raises(MessageError) as caught:
+                await current_round(hub.url, site)
+            assert caught.value.reason == "unknown_signer"
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_without_the_next_key_the_former_one_goes_on(federation: Federation, tmp_path: Path) -> None:
+    """Until it is over; then the reason is said, and nobody takes what it signs."""
+    prepare_next(federation, federation.aggregator)
+    until = int(time.time()) + 86_400
+    name_next(federation, former_until=until)
+    (federation.aggregator / "signing-next.pem").unlink()
+    engine, now = make_hub(federation, tmp_path).engine, [float(until)]
+
+    def load(at_least_number: int) -> Membership:
+        return load_membership(
+            federation.aggregator, federation.ca_pem, federation.roster, role=Role.AGGREGATOR,
+            at_least_number=at_least_number, now=datetime.fromtimestamp(now[0], UTC),
+        )  # fmt: skip
+
+    refresher = RosterRefresher(federation.roster, load, lambda: now[0])
+    assert asyncio.run(refresher.refresh(engine)) == ("unchanged", "")
+    now[0] += 1
+    result, detail = asyncio.run(refresher.refresh(engine))
+    assert (result, "does not list" in detail) == ("failed", True)
+
+
+def test_a_key_that_is_over_at_once_signs_no_more_in_the_open_round(federation: Federation, tmp_path: Path) -> None:
+    """Sites that have the roster without it go on with the round; the roster itself counts from the next one on."""
+    following = prepare_next(federation, federation.aggregator).fingerprint
+    name_next(federation)
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path) as hub:
+            refresher = roster_refresher(federation)
+            before = await current_round(hub.url, participant(federation, "bank-a"))
+            name_next(federation, former_until=0)
+            assert await refresher.refresh(hub.engine) == ("ok", "")
+            assert await signers(hub) == (following, following)
+            late = participant(federation, "bank-a")
+            info = await current_round(hub.url, late)
+            assert info.document.challenge == before.document.challenge
+            assert info.document.roster_number < late.member.roster.number
+            late.open_model(hub.engine.model_path(0).read_bytes(), info)
+            assert (await put(hub.url, make_update(info, late)))[0] == 201
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

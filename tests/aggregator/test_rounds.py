@@ -260,3 +260,13 @@ def test_a_site_that_is_struck_off_is_waited_for_no_more_and_its_update_is_gone(
         assert set(round_.updates) == {"b"}
         assert round_.due(0) is due
     assert round_.due(round_.terms.deadline) is Move.SHORT_AT_DEADLINE
+
+
+def test_the_key_of_an_accepted_update_is_remembered() -> None:
+    """A list that revokes it later takes the update with it."""
+    made, signed = Round(TERMS), prologue()
+    assert made.signer(SITE_A) is None
+    reservation = made.reserve(signed)
+    assert made.signer(SITE_A) is None
+    made.commit(reservation, UPDATE)
+    assert made.signer(SITE_A) == KEY.fingerprint

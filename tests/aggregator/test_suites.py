@@ -1,10 +1,12 @@
 """Which suites fit: the keys decide which of the listed ones, and nothing else is taken."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from aggregator.suites import Suites
+from aggregator.suites import Suites, kinds_of
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import PolicyError
 from pqfl_transport.pki.membership import Membership
 from pqfl_transport.pki.spiffe import Role
@@ -56,3 +58,19 @@ def test_nothing_is_allowed_once_everything_was_withdrawn(member: Membership) ->
     assert not suites.allows(GCM)
     with pytest.raises(PolicyError, match="advisory 9"):
         suites.require_any()
+
+
+def test_this_end_s_own_key_may_become_another(member: Membership) -> None:
+    """Models are sealed with its suite from then on; one that no suite fits changes nothing."""
+    suites = Suites(member, [SITE])
+    for algorithm in ("ML-DSA-87", "ML-DSA-44"):
+        identity = replace(member.identity, key=SigningKey.generate(algorithm))
+        with pytest.raises(PolicyError, match=algorithm):
+            suites.fit(replace(member, identity=identity), [SITE])
+        assert suites.of_models.id == GCM
+
+
+def test_the_kinds_are_those_of_the_sites(tmp_path: Path) -> None:
+    """One pair a site, and none for the aggregator."""
+    federation = make_federation(tmp_path, sites=("bank-a", "bank-b"))
+    assert kinds_of(membership(federation, federation.aggregator, Role.AGGREGATOR)) == [SITE, SITE]

@@ -26,7 +26,7 @@ def transfer() -> tuple[Transfer, bytes]:
     """A transfer that has its prologue, and the bytes behind it."""
     prologue, rest = decode_prologue(bytes(KEYS.seal()))
     opening = MemoryOpening(Opener(prologue, KEYS.receiving, sender_key=KEYS.signing.verifying_key))
-    receipt = Receipt(3, prologue.header.sender, prologue.header.envelope_id, prologue.digest)
+    receipt = Receipt(3, prologue.header.sender, prologue.header.envelope_id, prologue.digest, b"")
     return Transfer(prologue, cast("Party", _Party()), Reservation(receipt), opening), rest
 
 

@@ -319,7 +319,7 @@ def test_a_forged_roster_is_not_signed_again(ca: Authority, tmp_path: Path) -> N
     other = Authority.create(tmp_path / "other", federation="fed")
     ca.roster_path.write_bytes(other.roster_path.read_bytes())
     before = snapshot(ca.folder)
-    with pytest.raises(MessageError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         ca.issue(profile="site", name="second", out=ca.folder.parent / "second")
     assert caught.value.reason == "unknown_signer"
     assert snapshot(ca.folder) == before

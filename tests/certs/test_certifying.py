@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -151,11 +152,104 @@ def test_a_renewal_changes_the_tls_key_and_leaves_the_rest(ca: Authority) -> Non
 def test_a_signing_key_is_renewed_only_with_the_present_ones_signature(ca: Authority) -> None:
     """A stolen TLS key renews no signing key."""
     present = ca.certify(SITE_REQUEST, now=NOW)
-    request = CertificationRequest(SITE, "site", key(8), key(9))
-    assert reason(ca, request, renews=Renewal(present.tls_certificate)) == "bad_keys"
-    made = ca.certify(request, now=NOW, renews=Renewal(present.tls_certificate, present.signing_certificate))
+    evidence = Renewal(present.tls_certificate, present.signing_certificate)
+    again = CertificationRequest(SITE, "site", key(8), key(2))
+    following = CertificationRequest(SITE, "site", key(8), next_signing_key=key(9))
+    for request in (again, following):
+        assert reason(ca, request, renews=Renewal(present.tls_certificate)) == "bad_keys"
+    # Another key does not take the present one's place, and the same one is not the next.
+    assert reason(ca, replace(again, signing_key=key(9)), renews=evidence) == "bad_keys"
+    assert reason(ca, replace(again, next_signing_key=key(2)), renews=evidence) == "bad_keys"
+    assert reason(ca, replace(following, next_signing_key=key(8)), renews=evidence) == "bad_keys"
+    made = ca.certify(replace(again, next_signing_key=key(9)), now=NOW, renews=evidence)
     assert made.signing_certificate is not None
-    assert chain.verifying_key(made.signing_certificate) == key(9)
+    assert made.next_certificate is not None
+    assert chain.verifying_key(made.signing_certificate) == key(2)
+    assert chain.verifying_key(made.next_certificate) == key(9)
+    assert verified(Certified(made.tls_certificate, made.next_certificate, made.ca_pem), Usage.SIGNING) == SITE
+    alone = ca.certify(replace(following, tls_key=key(10)), now=NOW, renews=evidence)
+    assert (alone.signing_certificate, alone.next_certificate is None) == (None, False)
+
+
+def test_a_first_request_has_no_next_key(ca: Authority) -> None:
+    """Nor has a gateway's, which signs nothing."""
+    assert reason(ca, replace(SITE_REQUEST, next_signing_key=key(9))) == "bad_keys"
+    present = ca.certify(HUB_REQUEST, now=NOW)
+    renewal = CertificationRequest(HUB, "gateway", key(7), next_signing_key=key(9))
+    assert reason(ca, renewal, renews=Renewal(present.tls_certificate)) == "bad_keys"
+
+
+def member(ca: Authority) -> Renewal:
+    """Make the site a member of the roster; return what its renewals rest on."""
+    present = ca.certify(SITE_REQUEST, now=NOW)
+    ca.sign_roster(ca.plan_roster(now=NOW), now=NOW)
+    return Renewal(present.tls_certificate, present.signing_certificate)
+
+
+def with_next(number: int, **changes: Any) -> CertificationRequest:
+    """A renewal that brings a next key."""
+    good = CertificationRequest(SITE, "site", key(1), key(2), next_signing_key=key(number))
+    return replace(good, **changes)
+
+
+def candidate_of(ca: Authority) -> bytes | None:
+    return next((one.signing_key for one in ca.ledger.candidates() if one.id == str(SITE)), None)
+
+
+def test_the_next_key_is_the_candidate_until_a_roster_names_it(ca: Authority) -> None:
+    """Renewals with and without it leave it the candidate; another takes its place; afterwards none waits."""
+    evidence = member(ca)
+    assert candidate_of(ca) is None
+    ca.certify(with_next(9, next_signing_key=None), now=NOW, renews=evidence)
+    assert candidate_of(ca) is None
+    first = ca.certify(with_next(9), now=NOW, renews=evidence)
+    assert candidate_of(ca) == key(9).spki
+    ca.certify(with_next(9, next_signing_key=None, tls_key=key(11)), now=NOW, renews=evidence)
+    assert candidate_of(ca) == key(9).spki
+    later = NOW + timedelta(days=60)
+    second = ca.certify(with_next(9), now=later, renews=evidence)
+    assert second.next_certificate not in {None, first.next_certificate}
+    ca.certify(with_next(10), now=later, renews=evidence)
+    assert candidate_of(ca) == key(10).spki
+    ca.sign_roster(ca.plan_roster(now=later), now=later)
+    assert candidate_of(ca) is None
+    ca.certify(with_next(10), now=later, renews=evidence)
+    assert candidate_of(ca) is None
+
+
+def test_what_was_replaced_does_not_come_back(ca: Authority) -> None:
+    """A former key has its certificates renewed while it counts, brings no key of its own, and is over then."""
+    evidence = member(ca)
+    made = ca.certify(with_next(9), now=NOW, renews=evidence)
+    ca.sign_roster(ca.plan_roster(now=NOW), now=NOW)
+    later = Renewal(made.tls_certificate, made.next_certificate)
+    assert reason(ca, with_next(10), renews=evidence) == "key_reused"
+    # Neither the former one nor another that waited once and was replaced before any roster named it.
+    for request in (with_next(2, signing_key=key(9)), with_next(2, signing_key=None)):
+        assert reason(ca, request, renews=later) == "key_reused"
+    ca.certify(with_next(9), now=NOW, renews=evidence)
+    over = NOW + timedelta(days=15)
+    with pytest.raises(CertificateError, match="was replaced") as caught:
+        ca.certify(with_next(9), now=over, renews=evidence)
+    assert caught.value.reason == "key_replaced"
+    ca.certify(with_next(10, signing_key=key(9)), now=over, renews=later)
+    assert candidate_of(ca) == key(10).spki
+    ca.certify(with_next(11, signing_key=key(9)), now=over, renews=later)
+    with pytest.raises(ConfigurationError) as caught:
+        ca.certify(with_next(10, signing_key=key(9)), now=over, renews=later)
+    assert caught.value.reason == "key_reused"
+
+
+def test_the_same_renewal_with_a_next_key_is_given_the_same_certificates(ca: Authority) -> None:
+    """Both signing keys have certificates that are newer than others' of this party."""
+    evidence = member(ca)
+    made = ca.certify(with_next(9), now=NOW, renews=evidence)
+    known = ca.ledger.entries()
+    assert ca.certify(with_next(9, tls_key=key(1)), now=NOW, renews=evidence) == made
+    assert ca.ledger.entries() == known
+    # The certificate that is to be renewed is never the answer, not for a signing key either.
+    renewed = ca.certify(with_next(9), now=NOW, renews=replace(evidence, signing_certificate=made.signing_certificate))
+    assert renewed.signing_certificate != made.signing_certificate
 
 
 def test_a_receiving_key_is_not_changed_by_a_renewal(ca: Authority) -> None:
@@ -173,7 +267,7 @@ def test_evidence_has_to_be_the_partys_own_and_of_the_ledger(ca: Authority, tmp_
     )
     stranger = Authority.create(tmp_path / "stranger", federation="fed", now=NOW).certify(SITE_REQUEST, now=NOW)
     assert present.signing_certificate is not None
-    request = CertificationRequest(SITE, "site", key(8), key(9))
+    request = CertificationRequest(SITE, "site", key(8), key(2))
     mine = Renewal(present.tls_certificate, present.signing_certificate)
     for evidence in (
         replace(mine, tls_certificate=other.tls_certificate),

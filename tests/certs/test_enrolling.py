@@ -218,8 +218,9 @@ def shown(folder: Path) -> bytes:
     return x509.load_pem_x509_certificate((folder / "tls.pem").read_bytes()).public_bytes(Encoding.DER)
 
 
-def renew(desk: Desk, folder: Path, new_key: SigningKey) -> Grant:
-    data = renewal_request(NORTH, BINDING, holder(folder, "tls", new_key), holder(folder, "signing"))
+def renew(desk: Desk, folder: Path, new_key: SigningKey, next_key: SigningKey | None = None) -> Grant:
+    signing = replace(holder(folder, "signing"), next_key=next_key)
+    data = renewal_request(NORTH, BINDING, holder(folder, "tls", new_key), signing)
     return issued(open_grant(desk.renew(data, BINDING, shown(folder))))
 
 
@@ -229,17 +230,19 @@ def test_killed_at_any_step_the_same_renewal_goes_on(
     federation: Federation, owner: type, step: str, after: bool
 ) -> None:
     """Renewing gives certificates that the ledger has, and the same ones for the same request."""
-    north, key = federation.site("north"), SigningKey.generate("ML-DSA-44")
+    north, key, following = federation.site("north"), *(SigningKey.generate("ML-DSA-44") for _ in range(2))
     with pytest.MonkeyPatch.context() as monkeypatch:
         kill_at(monkeypatch, owner, step, after=after)
         with pytest.raises(Killed):
-            renew(make_desk(federation), north, key)
+            renew(make_desk(federation), north, key, following)
     former = certificates_of(federation, NORTH)
-    grant = renew(make_desk(federation), north, key)
+    grant = renew(make_desk(federation), north, key, following)
     # Before it died it had given these, or nothing.
-    assert certificates_of(federation, NORTH) == former | {grant.tls, grant.signing}
-    assert len(certificates_of(federation, NORTH)) == 4
-    assert renew(make_desk(federation), north, key) == grant
+    assert certificates_of(federation, NORTH) == former | {grant.tls, grant.signing, grant.next_signing}
+    assert len(certificates_of(federation, NORTH)) == 5
+    assert renew(make_desk(federation), north, key, following) == grant
+    (candidate,) = [one for one in federation.authority.ledger.candidates() if one.id == str(NORTH)]
+    assert candidate.signing_key == following.verifying_key.spki
 
 
 def test_a_party_renews_over_its_own_certificate(federation: Federation) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from certs.authority import Authority
+from certs.certifying import CertificationRequest, Renewal
 from certs.listing import Membership, Row, Standing, list_rows, spoken
+from pqfl_transport.crypto.pyca import SigningKey
+from pqfl_transport.pki import chain, keystore
 from tests.certs.test_rosters import request
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
@@ -84,6 +87,45 @@ def test_a_revoked_member_is_seen_to_leave(ca: Authority) -> None:
 def test_time_is_told_in_its_largest_unit(seconds: int, words: str) -> None:
     """As people say it."""
     assert spoken(timedelta(seconds=seconds)) == words
+
+
+def test_the_signing_certificate_shown_is_that_of_the_key_that_counts(ca: Authority) -> None:
+    """A next key is said to wait; its end, its revocation, and those of the former one are no news of the party."""
+    folder = ca.folder.parent / "bank"
+    tls, signing = (keystore.load_certificate(folder / name, now=NOW) for name in ("tls.pem", "signing.pem"))
+    party, present = chain.spiffe_id(signing), chain.verifying_key(signing)
+
+    def waits(name: str, number: int) -> str:
+        """Have a next key certified; return the serial number of its certificate."""
+        key = SigningKey.from_seed("ML-DSA-65", bytes([number]) * 32).verifying_key
+        asked = CertificationRequest(party, "site", chain.verifying_key(tls), present, next_signing_key=key)
+        made = ca.certify(asked, now=NOW, renews=Renewal(tls, signing))
+        assert made.next_certificate is not None
+        assert rows(ca)[name].membership is Membership.NEW_KEY
+        return f"{made.next_certificate.serial_number:x}"
+
+    ca.revoke(waits("bank", 1), "keyCompromise", now=NOW)
+    assert (rows(ca)["bank"].standing, rows(ca)["bank"].membership) == (Standing.GOOD, Membership.MEMBER)
+    serial = waits("bank", 2)
+    former = [one.serial for one in rows(ca)["bank"].certificates if one.usage == "signing"]
+    ca.sign_roster(ca.plan_roster(now=NOW), now=NOW)
+    assert [one.serial for one in rows(ca)["bank"].certificates if one.usage == "signing"] == [serial] != former
+    ca.revoke(former[0], "keyCompromise", now=NOW)
+    assert (rows(ca)["bank"].standing, rows(ca)["bank"].membership) == (Standing.GOOD, Membership.MEMBER)
+    ca.revoke("bank", "keyCompromise", now=NOW)
+    assert rows(ca)["bank"].membership is Membership.LEAVING
+
+
+def test_a_key_that_leaked_and_whose_next_one_waits_does_not_take_its_party_away(ca: Authority) -> None:
+    """The next roster names the other key, and the list says so."""
+    folder = ca.folder.parent / "bank"
+    tls, signing = (keystore.load_certificate(folder / name, now=NOW) for name in ("tls.pem", "signing.pem"))
+    key = SigningKey.generate("ML-DSA-65").verifying_key
+    asked = CertificationRequest(chain.spiffe_id(tls), "site", chain.verifying_key(tls), next_signing_key=key)
+    ca.certify(asked, now=NOW, renews=Renewal(tls, signing))
+    ca.revoke(f"{signing.serial_number:x}", "keyCompromise", now=NOW)
+    row = rows(ca)["bank"]
+    assert (row.standing, row.membership) == (Standing.REVOKED, Membership.NEW_KEY)
 
 
 def test_of_two_authorities_it_is_said_which_one_signs(ca: Authority) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from certs.authority import Authority
+from certs.certifying import CertificationRequest, Renewal
 from certs.entry import sha256_of
 from certs.history import verify_history
 from certs.revoking import ROOT_LIST, find_entries
+from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, ConfigurationError
-from pqfl_transport.pki import keystore
+from pqfl_transport.pki import chain, keystore
 from pqfl_transport.pki.revocation import Revocations, open_crls
+from pqfl_transport.pki.spiffe import Role, SpiffeId
 
 NOW = datetime(2026, 7, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -125,3 +128,26 @@ def test_an_expired_certificate_leaves_the_list_in_the_end(ca: Authority) -> Non
     end = NOW + timedelta(days=90)
     assert [ca.make_crl(now=end + timedelta(days=days))[0].revoked for days in (29, 31)] == [2, 1]
     assert sha256_of(keystore.load_anchors(ca.ca_path)[0]) in ca.anchor_fingerprints()
+
+
+def test_a_key_that_leaked_is_replaced_by_the_next_one(ca: Authority) -> None:
+    """Revoking its certificates leaves the next key a candidate; revoking that one's, or the party, does not."""
+    folder, party = ca.folder.parent / "bank", SpiffeId("fed", Role.SITE, "bank")
+    tls, signing = (keystore.load_certificate(folder / name, now=NOW) for name in ("tls.pem", "signing.pem"))
+    following = SigningKey.generate("ML-DSA-65").verifying_key
+    request = CertificationRequest(
+        party, "site", chain.verifying_key(tls), chain.verifying_key(signing), next_signing_key=following
+    )
+    made = ca.certify(request, now=NOW, renews=Renewal(tls, signing))
+    assert made.signing_certificate is not None
+    assert made.next_certificate is not None
+    for certificate in (signing, made.signing_certificate):
+        ca.revoke(f"{certificate.serial_number:x}", "keyCompromise", now=NOW)
+    (candidate,) = ca.ledger.candidates()
+    assert candidate.signing_key == following.spki
+    plan = ca.plan_roster(now=NOW)
+    assert (plan.removed, plan.rekeyed) == ((), (str(party),))
+    assert plan.following.party(str(party)).former is None
+    ca.revoke(f"{made.next_certificate.serial_number:x}", "keyCompromise", now=NOW)
+    assert ca.ledger.candidates() == ()
+    assert ca.plan_roster(now=NOW).removed == (str(party),)

@@ -1,12 +1,14 @@
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from certs import service
 from certs.entry import sha256_of
 from certs.service import AUDIT_FILE, OwnIdentity
-from pqfl.demo.processes import Crew
+from pqfl.demo.processes import Crew, Process
 from pqfl_transport.audit import verify_audit_log
 from pqfl_transport.errors import ConfigurationError, TransportError
 from pqfl_transport.pki import chain, swapping
@@ -101,13 +103,39 @@ def test_a_service_serves_until_term_and_keeps_an_audit_log(federation: Federati
     with Crew(tmp_path) as crew:
         words = ("-m", "pqfl", "ca", "serve", "--dir", str(federation.ca), "--listen", "127.0.0.1:0")
         process = crew.start("hub", *words, "--log-format", "json")
+        assert process.wait_for(lambda line: line.get("event") == "crl_signed", START_SECONDS)["number"] == 1
         listening = process.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)
         assert listening["id"] == "spiffe://fed/gateway/enrolment"
         second = crew.start("second", *words)
         with pytest.raises(TransportError, match="ended with status 2"):
             second.wait(START_SECONDS)
         process.end()
-    assert verify_audit_log(federation.ca / AUDIT_FILE, None).lines == 2
+    assert verify_audit_log(federation.ca / AUDIT_FILE, None).lines == 3
+
+
+def test_lists_are_signed_again_as_authorities_come_and_go(federation: Federation, tmp_path: Path) -> None:
+    """A look after HUP is enough; what cannot be signed is said once, and served as it was."""
+    with Crew(tmp_path) as crew:
+        words = ("-m", "pqfl", "ca", "serve", "--dir", str(federation.ca), "--listen", "127.0.0.1:0", "--crl-days", "2")
+        process = crew.start("hub", *words, "--log-format", "json")
+        process.wait_for(lambda line: line.get("event") == "listening", START_SECONDS)
+        federation.authority.rotate_issuing()
+        hang_up(process)
+        signed = process.wait_for(lambda line: line.get("event") == "crl_signed" and "issuing-2" in str(line), 20)
+        assert datetime.fromisoformat(str(signed["next_update"])) < datetime.now(UTC) + timedelta(days=3)
+        before = federation.authority.crl_path.read_bytes()
+        (federation.ca / "crl-dual.pem").unlink(missing_ok=True)
+        federation.authority.create_classical()
+        (federation.ca / "classical.key").unlink()
+        hang_up(process)
+        failed = process.wait_for(lambda line: line.get("event") == "crl_failed", START_SECONDS)
+        assert "classical.key" in str(failed["detail"])
+        assert before.startswith(b"-----BEGIN X509 CRL")
+        process.end()
+
+
+def hang_up(process: Process) -> None:
+    psutil.Process(process.pid).send_signal(signal.SIGHUP)
 
 
 def test_the_service_follows_the_authority_to_another_level(federation: Federation) -> None:

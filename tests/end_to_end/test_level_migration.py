@@ -211,7 +211,8 @@ def test_a_federation_moves_to_a_higher_level(tmp_path: Path) -> None:
                 exchange(renewed)
             # The ordinary state: no policy of the migration anywhere, and renewals go on.
             _, address = start_hub(crew, federation.ca)
-            good("renew", "--identity", first.folder, "--hub", address)
+            for folder in (first.folder, federation.aggregator):
+                good("renew", "--identity", folder, "--hub", address)
             wanted = seen.short + 3
             while seen.short < wanted and len(seen.lost) == 1:
                 seen.over.wait(0.05)

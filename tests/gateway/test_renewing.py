@@ -14,7 +14,7 @@ from gateway.journal import Journal
 from gateway.renewing import Renewing, renewal_config
 from pqfl_transport.errors import ConfigurationError
 from pqfl_transport.net.logs import EventLog
-from pqfl_transport.pki import chain
+from pqfl_transport.pki import chain, swapping
 from pqfl_transport.pki.keystore import load_signing_key, read_certificate_file
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.tls.config import Role
@@ -123,6 +123,22 @@ def test_a_certificate_is_renewed_in_time(federation: Federation) -> None:
     assert renewing.snapshot()["renewals"] == {"ok": 1}
     assert len(reloads) == 1
     assert '"event": "renewal"' in lines or '"event":"renewal"' in lines
+
+
+def test_the_former_key_of_a_renewal_that_was_killed_is_cleared_up(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its one step, a sidecar that starts again erases what it replaced."""
+    folder = federation.site("north")
+    files = {name: (folder / name).read_bytes() for name in ("tls.pem", "tls.key")}
+    with monkeypatch.context() as patched:
+        patched.setattr(swapping, "_discard", lambda *_, **__: None)
+        swapping.replace_together(folder, files)
+    former = folder / swapping.STORE / "0001"
+    assert (former / "tls.key").exists()
+    run(federation, "127.0.0.1:1", Clock(1))
+    assert not former.exists()
+    assert (folder / "tls.key").read_bytes() == files["tls.key"]
 
 
 def test_a_service_that_is_down_is_asked_again(federation: Federation) -> None:

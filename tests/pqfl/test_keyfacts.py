@@ -19,6 +19,7 @@ from pqfl_transport.pki import keystore
 from pqfl_transport.pki.files import write_secret
 from pqfl_transport.pki.passphrases import fixed
 from tests.support.pki import Federation, make_federation
+from tests.support.rekeying import name_next, prepare_next
 from tests.support.rounds import aggregator, current_round, participant
 
 
@@ -140,3 +141,18 @@ def test_nothing_that_a_terminal_obeys_is_shown() -> None:
     facts = KeyFacts("f", "kind", "ML-DSA-65", b"", owner="a\x1b[2J\nb" + "c" * 1000)
     assert facts.owner.startswith("a?[2J?b")
     assert len(facts.owner) == 300
+
+
+def test_a_former_key_is_shown_with_its_end(tmp_path: Path) -> None:
+    """A roster that names two signing keys of a party shows both; an end that no clock has is left out."""
+    federation = make_federation(tmp_path / "federation", sites=("bank-a",))
+    prepare_next(federation, federation.site("bank-a"))
+    former = name_next(federation).party(federation.site_uri("bank-a")).former
+    assert former is not None
+    (found,) = [one for one in facts_of(federation.roster) if one.kind == "former signing key"]
+    assert (found.fingerprint, found.not_after) == (former.key.fingerprint, former.until)
+    assert found.owner == federation.site_uri("bank-a")
+    forged = federation.roster.read_bytes().replace(str(former.until).encode(), b"9" * 30)
+    (tmp_path / "forged.json").write_bytes(forged)
+    (found,) = [one for one in facts_of(tmp_path / "forged.json") if one.kind == "former signing key"]
+    assert found.not_after == 0

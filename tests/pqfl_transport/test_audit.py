@@ -228,3 +228,24 @@ def test_any_cut_is_found_or_leaves_a_valid_prefix(
     else:
         with pytest.raises(MessageError):
             verify_audit_log(path, None)
+
+
+def test_another_key_signs_from_then_on(tmp_path: Path) -> None:
+    """What came before is under the key of its time; both are needed to verify, and none is invented without one."""
+    path, other = tmp_path / "audit.jsonl", SigningKey.generate("ML-DSA-65")
+    with AuditLog(path, signing_key=KEY) as audit:
+        audit.sign_with(KEY)
+        audit.event(EventKind.START)
+        audit.sign_with(other)
+        audit.sign_with(other)
+        audit.event(EventKind.STOP)
+    summary = verify_audit_log(path, [KEY.verifying_key, other.verifying_key])
+    assert (summary.lines, summary.checkpoints, summary.sealed_lines) == (4, 2, 4)
+    for one in (KEY, other):
+        with pytest.raises(MessageError) as caught:
+            verify_audit_log(path, [one.verifying_key])
+        assert caught.value.reason == "unknown_signer"
+    with AuditLog(tmp_path / "unsigned.jsonl") as audit:
+        audit.sign_with(other)
+        audit.event(EventKind.START)
+    assert verify_audit_log(tmp_path / "unsigned.jsonl", [other.verifying_key]).checkpoints == 0

@@ -48,6 +48,24 @@ def test_a_site_joins(federation: Federation, tmp_path: Path) -> None:
     assert left_over(out) == []
 
 
+def test_who_joins_knows_who_was_revoked_and_where_to_hear_of_it(federation: Federation, tmp_path: Path) -> None:
+    """The lists of the service are in the folder; what is no list of this federation is left out, and nothing said."""
+    stranger = make_federation(tmp_path / "other", sites=()).authority
+    stranger.make_crl()
+    with serving(federation) as service:
+        path = federation.authority.crl_path
+        path.write_bytes(stranger.crl_path.read_bytes())
+        service.joiner(service.token("east"), tmp_path / "east").join()
+        assert not (tmp_path / "east" / "crl.pem").exists()
+        assert "crl" not in tomllib.loads((tmp_path / "east" / "sidecar.toml").read_text())
+        federation.authority.make_crl()
+        service.joiner(service.token("west"), tmp_path / "west").join()
+    out = tmp_path / "west"
+    assert (out / "crl.pem").read_bytes() == path.read_bytes()
+    config = tomllib.loads((out / "sidecar.toml").read_text())
+    assert (config["crl"], config["crl-url"]) == (str(out / "crl.pem"), f"https://{service.address}/v1/crl")
+
+
 def test_a_token_is_good_for_one_site_once(federation: Federation, tmp_path: Path) -> None:
     """Somebody else with the same token is refused, and his keys do not lie about."""
     with serving(federation) as service:

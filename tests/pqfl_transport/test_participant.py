@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from pqfl_transport.errors import (
 )
 from pqfl_transport.participant import Participant, RoundInfo
 from pqfl_transport.pki.membership import Membership
+from pqfl_transport.pki.roster import FormerKey
 from pqfl_transport.pki.spiffe import Role
 from tests.support.pki import Federation, make_federation
 from tests.support.rounds import MODEL, membership, participant
@@ -343,3 +345,63 @@ def test_a_model_whose_key_cannot_be_had_now_begins_again(site: Participant, hub
     assert not receiver.may_wait
     opened = receiver.finish()
     assert all((opened[name] == MODEL[name]).all() for name in MODEL)
+
+
+@pytest.fixture
+def overlap(federation: Federation, hub: Membership) -> tuple[Participant, SigningKey]:
+    """A site whose roster names a new key of the aggregator, and the one before until second 1500; and the new key."""
+    site, key = participant(federation, "bank-a"), SigningKey.generate("ML-DSA-65")
+    party = hub.party
+    both = replace(party, signing_key=key.verifying_key, former=FormerKey(party.signing_key, 1500))
+    parties = MappingProxyType({**site.member.roster.parties, str(party.id): both})
+    site.take_on(replace(site.member, roster=replace(site.member.roster, parties=parties)))
+    return site, key
+
+
+def test_rounds_and_models_of_both_keys_of_the_aggregator_count(
+    overlap: tuple[Participant, SigningKey], hub: Membership
+) -> None:
+    """A document under one key and the model under the other, until the former one's time is over."""
+    site, key = overlap
+    former, nonce = hub.identity.key, NONCE
+    for signer, sealer in ((former, key), (key, former)):
+        info = site.judge(sign_round_document(document(), signer), nonce, 1500)
+        site.open_model(sealed_model(hub, key=sealer), info)
+    with pytest.raises(MessageError) as caught:
+        site.judge(sign_round_document(document(not_after=2060), former), nonce, 1501)
+    assert caught.value.reason == "unknown_signer"
+    info = site.judge(sign_round_document(document(), key), nonce, 1501)
+    with pytest.raises(MessageError, match="its time is over") as caught:
+        site.open_model(sealed_model(hub, key=former), info)
+    assert caught.value.reason == "wrong_sender_key"
+    site.open_model(sealed_model(hub, key=key), info)
+
+
+def test_what_revocation_lists_leave_of_the_aggregator_s_keys_is_taken(
+    overlap: tuple[Participant, SigningKey], hub: Membership
+) -> None:
+    """A former key that is on one signs no round, though its time is not over."""
+    site, key = overlap
+    site.know(replace(site.member.roster.party(site.aggregator), former=None))
+    with pytest.raises(MessageError) as caught:
+        judged(site, hub)
+    assert caught.value.reason == "unknown_signer"
+    site.judge(sign_round_document(document(), key), NONCE, NOW)
+
+
+def test_a_stored_update_under_the_former_key_is_gone_on_with(federation: Federation, hub: Membership) -> None:
+    """By a site that signs with the new one already, until the former one's time is over."""
+    site, key = participant(federation, "bank-a"), SigningKey.generate("ML-DSA-65")
+    stored = site.seal_update(judged(site, hub), MODEL, MODEL, 5).envelope
+    member = site.member
+    both = replace(member.party, signing_key=key.verifying_key, former=FormerKey(member.party.signing_key, 1500))
+    parties = MappingProxyType({**member.roster.parties, str(both.id): both})
+    identity = replace(member.identity, key=key)
+    site.take_on(replace(member, identity=identity, roster=replace(member.roster, parties=parties)))
+    for now in (NOW, 1500.0):
+        info = site.judge(sign_round_document(document(), hub.identity.key), NONCE, now)
+        assert site.recall_update(stored, info).envelope == stored
+    info = site.judge(sign_round_document(document(), hub.identity.key), NONCE, 1501)
+    with pytest.raises(MessageError) as caught:
+        site.recall_update(stored, info)
+    assert caught.value.reason == "wrong_sender_key"

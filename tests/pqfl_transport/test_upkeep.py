@@ -2,18 +2,28 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from pqfl_transport.content.key_files import KeyRingFile, load_receiving_keys
+from pqfl_transport.crypto.pyca import VerifyingKey
 from pqfl_transport.errors import CertificateError, ConfigurationError, PqflError, TransportError
+from pqfl_transport.pki import membership as membership_module
+from pqfl_transport.pki.keystore import load_signing_identity
 from pqfl_transport.pki.membership import Membership, load_membership
 from pqfl_transport.pki.ruling import Ruling
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.pki.trust import Trust
 from pqfl_transport.upkeep import Upkeep, crl_source
+from tests.support.commands import good
 from tests.support.pki import Federation, make_federation
+from tests.support.rekeying import name_next, prepare_next
 from tests.support.revoking import crl, publish_crl
 from tests.support.revoking import crl_source as serving
 from tests.support.rounds import participant
@@ -40,7 +50,15 @@ def upkeep(
         )  # fmt: skip
 
     crls, poller = crl_source(crl_path, url, stale, ruling)
-    return Upkeep(participant(federation, "bank-a"), trust, ruling, federation.roster, load, crls, poller)
+    return Upkeep(
+        participant(federation, "bank-a"),
+        ruling,
+        federation.roster,
+        load,
+        crls,
+        poller,
+        KeyRingFile(folder / "receiving.key"),
+    )
 
 
 def reason(found: Upkeep) -> str:
@@ -87,6 +105,29 @@ def test_another_root_is_taken_on_before_what_it_signed(
     with caplog.at_level(logging.WARNING):
         found.keep()
     assert "the trusted authorities stay as they are" in caplog.text
+
+
+def test_a_rotated_receiving_key_is_taken_on_before_the_roster_that_names_it(
+    federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The site rotates and the authority signs while it runs; a file without the roster's key changes nothing."""
+    found, folder = upkeep(federation), federation.site("bank-a")
+    found.keep()
+    before = (folder / "receiving.key").read_bytes()
+    good("key", "rotate", "--identity", folder)
+    federation.authority.rekey((folder / "receiving-key.json").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        found.keep()
+    held = found._participant
+    new = load_receiving_keys(folder / "receiving.key", time.time()).newest
+    assert held.member.party.receiving_fingerprint == new.fingerprint
+    assert held._keys.newest.fingerprint == new.fingerprint
+    assert "changes nothing" not in caplog.text
+    (folder / "receiving.key").write_bytes(before)
+    with caplog.at_level(logging.WARNING):
+        found.keep()
+    assert "the receiving keys stay as they are: roster" in caplog.text
+    assert held._keys.newest.fingerprint == new.fingerprint
 
 
 def test_a_revoked_aggregator_is_refused(federation: Federation, tmp_path: Path) -> None:
@@ -140,3 +181,69 @@ def test_mistakes_are_said_at_once(federation: Federation, tmp_path: Path) -> No
     ):
         with pytest.raises(ConfigurationError, match=named):
             upkeep(federation, path, url, stale)
+
+
+def test_the_next_key_is_taken_on_with_the_roster_or_when_the_former_one_is_ending(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The site signs with the key that everybody knows, and says when that becomes another one."""
+    folder = federation.site("bank-a")
+    found = upkeep(federation)
+    former = load_signing_identity(folder).key.verifying_key
+    for until in (int(time.time()) + 3600, 0):
+        following = prepare_next(federation, folder)
+        name_next(federation, former_until=until)
+        found.keep()
+        if until:
+            assert key_of(found) == former
+            number = found._participant.member.roster.number
+            monkeypatch.setattr(time, "time", lambda at=until: float(at))
+            monkeypatch.setattr(membership_module, "datetime", Later)
+            with caplog.at_level(logging.WARNING):
+                found.keep()
+            monkeypatch.undo()
+            assert f"signs with the key {following.fingerprint.hex()} instead of" in caplog.text
+            assert found._participant.member.roster.number == number
+            for end in ("pem", "key"):
+                (folder / f"signing-next.{end}").replace(folder / f"signing.{end}")
+        assert key_of(found) == following
+
+
+class Later(datetime):
+    """An hour later than it is."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        """Return the time of an hour from now."""
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+def key_of(found: Upkeep) -> VerifyingKey:
+    return found._participant.member.identity.key.verifying_key
+
+
+def test_a_former_key_of_the_aggregator_that_was_revoked_signs_no_round(federation: Federation, tmp_path: Path) -> None:
+    """The aggregator itself is a member as before."""
+    prepare_next(federation, federation.aggregator)
+    former = name_next(federation).party(federation.aggregator_uri).former
+    assert former is not None
+    path = publish_crl(federation, tmp_path / "crl.pem", number=1)
+    found = upkeep(federation, path)
+    found.keep()
+    aggregator = found._participant._aggregator
+    assert aggregator.former == former
+    publish_crl(federation, path, [federation.aggregator], number=2, certificates=["signing.pem"])
+    found.keep()
+    # The list has the certificate in the folder, and the roster names the one that was made with the next key.
+    assert found._participant._aggregator.former == former
+    (tmp_path / "revoked").mkdir()
+    assert former.certificate is not None
+    (entry,) = [
+        one for one in federation.authority.ledger.entries() if int(one.serial, 16) == former.certificate.serial
+    ]
+    certificate = federation.authority.ledger.certificate(entry.sha256)
+    assert certificate is not None
+    (tmp_path / "revoked" / "signing.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    publish_crl(federation, path, [tmp_path / "revoked"], number=3)
+    found.keep()
+    assert found._participant._aggregator == replace(aggregator, former=None)

@@ -34,12 +34,19 @@ def crl(
     """
     names = tuple(certificates)
     files = [folder / name for folder in revoked for name in names if (folder / name).exists()]
-    serials = {x509.load_pem_x509_certificate(file.read_bytes()).serial_number: None for file in files}
+    serials = [x509.load_pem_x509_certificate(file.read_bytes()).serial_number for file in files]
+    return _signed(federation, serials, number=number, age_seconds=age_seconds, seconds_left=seconds_left)
+
+
+def _signed(
+    federation: Federation, serials: Iterable[int], *, number: int = 1, age_seconds: float = 0,
+    seconds_left: float = 7 * 86400,
+) -> bytes:  # fmt: skip
     begin = datetime.now(UTC) - timedelta(seconds=age_seconds) + timedelta(minutes=1)
     issuing = federation_signer(federation)
     signer = Signer(issuing.certificate, issuing.key)
     days = (age_seconds - 60 + seconds_left) / 86400
-    return pem(make_crl(signer, number=number, revoked=serials, begin=begin, days=days))
+    return pem(make_crl(signer, number=number, revoked=dict.fromkeys(serials), begin=begin, days=days))
 
 
 def publish_crl(
@@ -68,6 +75,11 @@ def publish_crl(
 def revocations(federation: Federation, *sites: str, **facts: Any) -> Revocations:
     """The lists as a reader has them, with these sites on them; further ``facts`` are those of `crl`."""
     return as_read(federation, crl(federation, [federation.site(name) for name in sites], **facts))
+
+
+def revoking(federation: Federation, *serials: int, number: int = 1) -> Revocations:
+    """The lists as a reader has them, with these serial numbers on them."""
+    return as_read(federation, _signed(federation, serials, number=number))
 
 
 def as_read(federation: Federation, data: bytes) -> Revocations:

@@ -177,7 +177,9 @@ class Vector:
         )  # fmt: skip
         round_ = Round(terms)
         for accepted in receiver.get("accepted", []):
-            round_._receipts[header.sender] = Receipt(terms.number, header.sender, bytes.fromhex(accepted), b"another")
+            round_._receipts[header.sender] = Receipt(
+                terms.number, header.sender, bytes.fromhex(accepted), b"another", b""
+            )
         return round_
 
 

@@ -3,25 +3,36 @@
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gateway.config import HttpRules, Profile
+from gateway.http.aggregator import AggregatorGuard
 from pqfl_transport.content.envelope import decode_prologue
+from pqfl_transport.content.recipients import ReceivingKey
+from pqfl_transport.crypto.pyca import SigningKey, VerifyingKey
+from pqfl_transport.errors import MessageError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.resumable import PARTIAL_TYPE, UploadAddress
+from pqfl_transport.participant import Participant
+from pqfl_transport.pki import keystore
+from pqfl_transport.pki.membership import load_membership
+from pqfl_transport.pki.roster import Roster, sign_roster
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import for_level, tighten
 from tests.support.advisories import advisory
 from tests.support.fronts import Front, front
 from tests.support.listeners import tls
 from tests.support.pki import Federation, make_federation
-from tests.support.revoking import as_read, crl
+from tests.support.rekeying import name_next, prepare_next
+from tests.support.revoking import as_read, crl, revoking
 from tests.support.rounds import (
     ENVELOPE_TYPE,
     MODEL,
@@ -384,3 +395,84 @@ def test_no_update_passes_for_the_round_of_a_revoked_aggregator(federation: Fede
         assert await put(made, await update()) == (403, "revoked")
 
     play(federation, tmp_path, use, tls=tls(federation, revocations=lists))
+
+
+def test_both_keys_of_a_site_and_of_the_aggregator_pass_while_they_count(tmp_path: Path) -> None:
+    """The former one's revocation, or its end, takes it away; the present one goes on."""
+    federation = make_federation(tmp_path / "federation", sites=("bank-a",))
+    site, hub_folder = federation.site("bank-a"), federation.aggregator
+    early = membership(federation, hub_folder, Role.AGGREGATOR)
+    for folder in (site, hub_folder):
+        prepare_next(federation, folder)
+    name_next(federation)
+    roster = membership(federation, hub_folder, Role.AGGREGATOR).roster
+    parties = {name: roster.party(uri) for name, uri in (("site", federation.site_uri("bank-a")),
+                                                         ("hub", federation.aggregator_uri))}  # fmt: skip
+    keys = {name: [party.signing_key, party.former.key] for name, party in parties.items() if party.former is not None}
+
+    def guard(roster: Roster, now: float, *revoked: str) -> AggregatorGuard:
+        references = [parties[name].former.certificate for name in revoked]  # type: ignore[union-attr]
+        serials = [one.serial for one in references if one is not None]
+        policy = federation.authority.policy
+        return AggregatorGuard(roster, lambda: policy, clock=lambda: now, revocations=revoking(federation, *serials))
+
+    def passes(made: AggregatorGuard, key: VerifyingKey) -> bool:
+        header = SimpleNamespace(
+            sender=federation.site_uri("bank-a"), suite=policy_suite, sender_fingerprint=key.fingerprint
+        )
+        session = SimpleNamespace(peer=SimpleNamespace(name=header.sender, post_quantum=True))
+        try:
+            return made._sender_key(header, session) == key  # type: ignore[arg-type]
+        except MessageError as error:
+            assert error.reason == "wrong_sender_key"  # noqa: PT017 -- both ends are allowed, this reason only
+            return False
+
+    policy_suite = federation.authority.policy.content_suites[0]
+    now, (present, former) = time.time(), keys["site"]
+    late = parties["site"].former.until + 1  # type: ignore[union-attr]
+    for made, expected in (
+        (guard(early.roster, now), (False, True)),
+        (guard(roster, now), (True, True)),
+        (guard(roster, now, "hub"), (True, True)),
+        (guard(roster, now, "site"), (True, False)),
+        (AggregatorGuard(roster, lambda: federation.authority.policy, clock=lambda: late), (True, False)),
+    ):
+        assert (passes(made, present), passes(made, former)) == expected
+    assert guard(roster, now)._aggregator_keys() == keys["hub"]
+    assert guard(roster, now, "hub")._aggregator_keys() == keys["hub"][:1]
+    assert guard(early.roster, now)._aggregator_keys() == keys["hub"][1:]
+
+
+@pytest.mark.parametrize("gateway_is_late", [False, True], ids=["aggregator late", "gateway late"])
+def test_an_update_passes_whoever_has_the_new_roster_first(tmp_path: Path, *, gateway_is_late: bool) -> None:
+    """A site that has it signs with the key that both know."""
+    federation = make_federation(tmp_path / "federation", sites=("bank-a", "bank-b"))
+    early = membership(federation, federation.aggregator, Role.AGGREGATOR)
+    for folder in (federation.aggregator, federation.site("bank-a")):
+        prepare_next(federation, folder)
+    late_path = tmp_path / "early.json"
+    late_path.write_bytes(federation.roster.read_bytes())
+    name_next(federation)
+    new = membership(federation, federation.aggregator, Role.AGGREGATOR)
+
+    async def scenario() -> None:
+        if not gateway_is_late:
+            federation.roster.write_bytes(late_path.read_bytes())
+        async with aggregator(federation, tmp_path / "hub", quorum=2) as hub:
+            host, port = hub.url.removeprefix("http://").split(":")
+            rules = HttpRules(Profile.AGGREGATOR, roster=(early if gateway_is_late else new).roster)
+            async with front(federation, Address(host, int(port)), rules) as made:
+                (tmp_path / "new.json").write_bytes(sign_roster(new.roster, federation_root(federation)))
+                site = federation.site("bank-a")
+                sender = Participant(
+                    load_membership(site, federation.ca_pem, tmp_path / "new.json", role=Role.SITE),
+                    ReceivingKey.from_pem((site / "receiving.key").read_bytes()),
+                )
+                update = make_update(await current_round(hub.url, sender), sender)
+                assert await put(made, update) == (201, "")
+
+    asyncio.run(scenario())
+
+
+def federation_root(federation: Federation) -> SigningKey:
+    return keystore.load_signing_key(federation.ca / "root.key")

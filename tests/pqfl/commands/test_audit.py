@@ -84,3 +84,15 @@ def test_an_audit_key_can_be_encrypted(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigurationError, match="at least 15"):
         run("key", "--encrypt", "--passphrase-file", tmp_path / "weak", "--out", tmp_path / "none.key")
     assert not (tmp_path / "none.key").exists()
+
+
+def test_a_log_under_two_keys_is_verified_with_both(tmp_path: Path) -> None:
+    """As an aggregator leaves it that changed its signing key."""
+    keys, log = [tmp_path / "first.key", tmp_path / "second.key"], tmp_path / "audit.jsonl"
+    for key in keys:
+        run("key", "--out", key)
+        write(log, key, 2)
+    words = [word for key in keys for word in ("--key", f"{key}.pub")]
+    assert json.loads(run("verify", log, *words, "--json").output)["sealed_lines"] == 6
+    with pytest.raises(MessageError):
+        run("verify", log, *words[:2])

@@ -1,5 +1,7 @@
 """`pqfl ca roster`: the root signs what was shown, and nothing else."""
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,11 @@ from click.testing import CliRunner
 from certs.authority import Authority
 from pqfl.commands.ca import ca_group
 from pqfl_transport.errors import ConfigurationError
+from pqfl_transport.pki.words import to_lines
 from tests.certs.test_rosters import request
 from tests.pqfl.commands.test_ca import facts, run
+from tests.support.pki import Federation, make_federation
+from tests.support.rekeying import prepare_next
 
 
 @pytest.fixture
@@ -81,3 +86,47 @@ def test_a_revocation_between_showing_and_signing_is_noticed(ca: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         authority.sign_roster(plan)
     assert caught.value.reason == "stale_plan"
+
+
+@pytest.fixture
+def rekeyed(tmp_path: Path) -> Federation:
+    """A federation whose site has a next signing key."""
+    made = make_federation(tmp_path / "federation", sites=("north",))
+    prepare_next(made, made.site("north"))
+    return made
+
+
+@pytest.mark.parametrize(("words", "days"), [((), 14), (("--former-until", "2d"), 2), (("--former-until", "30d"), 30)])
+def test_a_new_signing_key_is_shown_with_the_end_of_the_one_before(
+    rekeyed: Federation, words: tuple[str, ...], days: int
+) -> None:
+    """As words to compare, before it is signed and after."""
+    party = rekeyed.authority.roster().party(rekeyed.site_uri("north"))
+    done = CliRunner().invoke(ca_group, ["roster", "sign", "--dir", str(rekeyed.ca), *words], input="y\n")
+    assert done.exit_code == 0
+    present = rekeyed.authority.roster().party(rekeyed.site_uri("north"))
+    assert f"~ {rekeyed.site_uri('north')}" in done.output
+    assert all(line in done.output for line in to_lines(present.signing_key.fingerprint))
+    former = facts("roster", "show", "--dir", rekeyed.ca)["roster"]["parties"][1]["former"]
+    assert former["signing_fingerprint"] == party.signing_key.fingerprint.hex()
+    assert abs(former["until"] - time.time() - days * 86_400) < 60
+    until = datetime.fromtimestamp(former["until"], UTC)
+    line = f"the key before, {former['signing_fingerprint'][:16]}…, counts until {until:%Y-%m-%d %H:%M} UTC"
+    assert line in done.output
+    assert line in run("roster", "show", "--dir", rekeyed.ca).output
+
+
+@pytest.mark.parametrize("word", ["now", "0"])
+def test_a_new_signing_key_replaces_the_one_before_at_once(rekeyed: Federation, word: str) -> None:
+    """Where the operator says so, and also an overlap that had begun."""
+    good = ("roster", "sign", "--dir", rekeyed.ca, "--yes")
+    assert facts(*good)["changes"]["ended"] == []
+    assert facts(*good, "--former-until", word)["changes"]["ended"] == [rekeyed.site_uri("north")]
+    assert facts("roster", "show", "--dir", rekeyed.ca)["roster"]["parties"][1]["former"] is None
+
+
+def test_an_end_that_is_no_time_is_refused(rekeyed: Federation) -> None:
+    """The flag is named."""
+    done = CliRunner().invoke(ca_group, ["roster", "sign", "--dir", str(rekeyed.ca), "--former-until", "soon", "--yes"])
+    assert done.exit_code == 2
+    assert "--former-until" in done.output

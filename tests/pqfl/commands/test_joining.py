@@ -34,7 +34,18 @@ def test_joining_and_renewing_as_a_user_types_it(federation: Federation, tmp_pat
         assert "the configuration is good" in good("client", "--config", out / "sidecar.toml", "--config-check")
         facts = json.loads(good("renew", "--identity", out, "--hub", service.address, "--json"))
         assert (facts["party"], facts["new_tls_key"]) == ("spiffe://fed/site/west", True)
-        assert "the same key" in good("renew", "--identity", out, "--hub", service.address, "--keep-keys")
+        assert (facts["took_over"], facts["signing"]["signing_fingerprint"]) == (
+            False, load_signing_identity(out).key.verifying_key.fingerprint.hex(),
+        )  # fmt: skip
+        told = good("renew", "--identity", out, "--hub", service.address, "--keep-keys")
+        assert "the same key" in told
+        # The words of the next key are the ones that whoever signs the next roster sees.
+        shown = good("ca", "roster", "show", "--dir", federation.ca)
+        following = load_signing_identity(out, name="signing-next").key.verifying_key.fingerprint
+        assert facts["next_signing"]["signing_fingerprint"] == following.hex()
+        assert all(line in told and line in shown for line in to_lines(following))
+        good("ca", "roster", "sign", "--yes", "--dir", federation.ca, "--former-until", "now")
+        assert "has taken over" in good("renew", "--identity", out, "--hub", service.address)
         assert "the configuration is good" in good("client", "--config", out / "sidecar.toml", "--config-check")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pqfl_transport.content.key_files import (
+    KeyRingFile,
     load_key_ring,
     load_receiving_keys,
     load_recipient,
@@ -102,3 +103,22 @@ def test_replacing_keeps_nothing_of_the_old(tmp_path: Path) -> None:
         assert set(still_open.read()) == {0}
     assert path.read_bytes() == new.to_pem()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_in_use_is_read_again_when_it_was_changed(tmp_path: Path, ring: ReceivingKeys) -> None:
+    """What is broken raises each time, and what comes after it counts."""
+    path, now = tmp_path / "receiving.key", time.time()
+    write_secret(path, ring.to_pem())
+    file = KeyRingFile(path, fixed(PASSPHRASE))
+    assert file.load(now).newest.opened.fingerprint == ring.newest.fingerprint
+    assert file.reload(now) is None
+    other = ReceivingKeys.of(ReceivingKey.generate(KEM))
+    write_secret(path, b"broken", overwrite=True)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match=r"receiving\.key"):
+            file.reload(now)
+    write_secret(path, other.to_pem(), overwrite=True)
+    found = file.reload(now)
+    assert found is not None
+    assert found.newest.fingerprint == other.newest.fingerprint
+    assert file.reload(now) is None

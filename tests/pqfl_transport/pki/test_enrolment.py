@@ -1,5 +1,8 @@
+import base64
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import CertificateError, MessageError
 from pqfl_transport.pki import keystore
+from pqfl_transport.pki.documents import DocumentKind, sign_document
 from pqfl_transport.pki.enrolment import (
     MAX_MESSAGE_BYTES,
     Grant,
@@ -25,6 +29,7 @@ from pqfl_transport.pki.enrolment import (
     renewal_request,
     token_of,
 )
+from pqfl_transport.pki.requests import make_request
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.tokens import JoinToken, service_id
 from pqfl_transport.policy import SecurityLevel
@@ -165,9 +170,11 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("fed"), sites=("north", "south"), level="standard")
 
 
-def holder(folder: Path, name: str, new_key: SigningKey | None = None) -> Holder:
+def holder(
+    folder: Path, name: str, new_key: SigningKey | None = None, next_key: SigningKey | None = None
+) -> Holder:  # fmt: skip
     key = keystore.load_signing_key(folder / f"{name}.key")
-    return Holder(certificate(folder / f"{name}.pem"), key, new_key or key)
+    return Holder(certificate(folder / f"{name}.pem"), key, new_key or key, next_key)
 
 
 def certificate(path: Path) -> x509.Certificate:
@@ -182,11 +189,23 @@ def test_a_grant_comes_back(federation: Federation) -> None:
         federation.gateway_uri,
     )  # fmt: skip
     assert open_grant(grant_payload(State.ISSUED, grant)) == (State.ISSUED, grant)
+    with_next = replace(grant, next_signing=certificate(federation.site("south") / "signing.pem"))
+    assert open_grant(grant_payload(State.ISSUED, with_next)) == (State.ISSUED, with_next)
+    # Whoever knows no next keys reads every answer but this one.
+    assert "next" not in json.loads(grant_payload(State.ISSUED, grant))
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ca", "none"), ("tls", ""), ("state", "perhaps"), ("gateway_id", "hub"), ("gateway", "x" * 301)],
+    [
+        ("ca", "none"),
+        ("tls", ""),
+        ("state", "perhaps"),
+        ("gateway_id", "hub"),
+        ("gateway", "x" * 301),
+        ("next", ""),
+        ("next", 1),
+    ],
 )
 def test_a_grant_with_a_bad_part_is_malformed(federation: Federation, name: str, value: str) -> None:
     """Each part of an answer has to be what it is called."""
@@ -209,6 +228,44 @@ def test_a_renewal_is_signed_by_the_present_keys(federation: Federation) -> None
     assert (keys.party, keys.tls) == (NORTH, new.verifying_key)
     assert keys.signing == keystore.load_signing_key(north / "signing.key").verifying_key
     assert open_renewal(renewal_request(NORTH, BINDING, holder(north, "tls")), BINDING)[1].signing is None
+
+
+def test_the_next_signing_key_is_asked_for_by_the_present_one(federation: Federation) -> None:
+    """Beside the present one or alone, and each shows that it is held by signing its own request."""
+    north, following = federation.site("north"), SigningKey.generate("ML-DSA-44")
+    both = holder(north, "signing", next_key=following)
+    for asked, signing in ((both, both.key.verifying_key), (replace(both, new_key=None), None)):
+        _, keys = open_renewal(renewal_request(NORTH, BINDING, holder(north, "tls"), asked), BINDING)
+        assert (keys.signing, keys.next_signing) == (signing, following.verifying_key)
+
+
+def changed(message: dict[str, Any], name: str, key: SigningKey, **changes: str) -> bytes:
+    """A renewal with one of its signed parts changed, and signed anew by the key that may."""
+    kind = DocumentKind.RENEWAL if name == "request" else DocumentKind.RENEWAL_SIGNING
+    payload = json.loads(json.loads(message[name])["payload"]) | changes
+    return json.dumps(message | {name: sign_document(kind, payload, key).decode()}).encode()
+
+
+def test_a_next_key_that_nobody_showed_to_hold_is_refused(federation: Federation) -> None:
+    """Another party's request, a request that its key has not signed, none at all, and one for a TLS key."""
+    north, following = federation.site("north"), SigningKey.generate("ML-DSA-44")
+    tls, signing = holder(north, "tls"), holder(north, "signing", next_key=following)
+    message = json.loads(renewal_request(NORTH, BINDING, tls, signing))
+    good = base64.b64decode(json.loads(json.loads(message["signing_request"])["payload"])["next"])
+    theirs = base64.b64encode(make_request(SOUTH, following)).decode()
+    broken = base64.b64encode(good[:-1] + bytes([good[-1] ^ 1])).decode()
+    for data, reason in (
+        (changed(message, "signing_request", signing.key, next=theirs), "wrong_name"),
+        (changed(message, "signing_request", signing.key, next=broken), "bad_signature"),
+        (changed(message, "signing_request", signing.key, next=""), "malformed"),
+        (changed(message, "signing_request", signing.key, more=""), "malformed"),
+        (changed(message, "request", tls.key, next=base64.b64encode(good).decode()), "malformed"),
+        (renewal_request(NORTH, BINDING, tls, replace(signing, new_key=None, next_key=None)), "malformed"),
+        (renewal_request(NORTH, BINDING, tls, replace(signing, key=following)), "unknown_signer"),
+    ):
+        with pytest.raises(MessageError) as caught:
+            open_renewal(data, BINDING)
+        assert caught.value.reason == reason
 
 
 def test_a_recorded_renewal_is_of_no_use(federation: Federation) -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from pqfl_transport.errors import CertificateError, ConfigurationError, MessageError
 from pqfl_transport.pki import keystore
-from pqfl_transport.pki.membership import load_membership, under_policy
+from pqfl_transport.pki.membership import Membership, load_membership, under_policy
+from pqfl_transport.pki.signing_files import SWITCH_SECONDS
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.policy import for_level
 from tests.support.pki import Federation, make_federation
+from tests.support.rekeying import name_next, prepare_next
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +103,44 @@ def test_a_member_comes_under_another_policy_only_with_a_certificate_that_fits(f
     with pytest.raises(CertificateError) as caught:
         under_policy(member, anchors, replace(tightened, ca_signatures=("ML-DSA-65",)), now=now)
     assert caught.value.reason == "bad_sigalg"
+
+
+def test_the_key_that_the_roster_names_is_loaded(tmp_path: Path) -> None:
+    """The former one until shortly before its end, then the next; and under the roster before, the one it names."""
+    made = make_federation(tmp_path / "federation", sites=("bank-a",))
+    folder, early = made.site("bank-a"), tmp_path / "early.json"
+    shutil.copy(made.roster, early)
+    before = keystore.load_signing_key(folder / "signing.key").verifying_key
+    following = prepare_next(made, folder)
+    until = int(datetime.now(UTC).timestamp()) + 86_400
+    name_next(made, former_until=until)
+
+    def loaded(roster: Path, now: float) -> Membership:
+        moment = datetime.fromtimestamp(now, UTC)
+        return load_membership(folder, made.ca_pem, roster, role=Role.SITE, now=moment)
+
+    first = loaded(made.roster, until - SWITCH_SECONDS)
+    assert first.identity.key.verifying_key == before
+    assert first.identity.certificate == keystore.load_certificate(folder / "signing.pem")
+    assert not first.has_to_switch(until - SWITCH_SECONDS)
+    assert first.has_to_switch(until - SWITCH_SECONDS + 1)
+    second = loaded(made.roster, until - SWITCH_SECONDS + 1)
+    assert second.identity.key.verifying_key == following
+    assert not second.has_to_switch(until + 1000)
+    for now in (until - 80_000, until + 1000):
+        assert loaded(early, now).identity.key.verifying_key == before
+    assert not loaded(early, until).has_to_switch(until)
+
+
+def test_a_key_that_is_over_is_not_in_the_roster(tmp_path: Path) -> None:
+    """A folder without the next key says so when the former one counts no more."""
+    made = make_federation(tmp_path / "federation", sites=("bank-a",))
+    folder = made.site("bank-a")
+    prepare_next(made, folder)
+    until = int(datetime.now(UTC).timestamp()) + 86_400
+    name_next(made, former_until=until)
+    (folder / "signing-next.pem").unlink()
+    load_membership(folder, made.ca_pem, made.roster, role=Role.SITE, now=datetime.fromtimestamp(until, UTC))
+    with pytest.raises(ConfigurationError, match="does not list") as caught:
+        load_membership(folder, made.ca_pem, made.roster, role=Role.SITE, now=datetime.fromtimestamp(until + 1, UTC))
+    assert caught.value.reason == "not_in_roster"

@@ -19,7 +19,7 @@ from pqfl_transport.errors import CertificateError, ConfigurationError
 from pqfl_transport.pki import keystore, revocation
 from pqfl_transport.pki.references import CertificateReference
 from pqfl_transport.pki.revocation import Revocations, Stale, open_crls
-from pqfl_transport.pki.roster import Party
+from pqfl_transport.pki.roster import FormerKey, Party
 from pqfl_transport.pki.spiffe import SpiffeId
 from pqfl_transport.policy import for_name
 from tests.support import pki
@@ -391,6 +391,25 @@ def test_a_signer_that_cannot_be_looked_up_is_refused() -> None:
     found = read(make_crl(ISSUING))
     assert verdict_on(found, None) == "no_certificate"
     assert verdict_on(found, CertificateReference(b"another authority", 1)) == "untrusted"
+
+
+def test_a_former_key_has_a_certificate_of_its_own() -> None:
+    """Revoked, or not to be looked up, it takes its key away and not its party."""
+    former = SigningKey.generate("ML-DSA-65").verifying_key
+    found = read(make_crl(ISSUING, revoked={LEAF.serial_number: REASON.key_compromise}))
+    member = party(CertificateReference.of(OTHER))
+    found.check_former(member, BEGIN)
+    for reference, reason in ((CertificateReference.of(LEAF), "revoked"), (None, "no_certificate")):
+        both = replace(member, former=FormerKey(former, 2**31, reference))
+        found.check_party(both, BEGIN)
+        with pytest.raises(CertificateError, match="of the former key of") as caught:
+            found.check_former(both, BEGIN)
+        assert caught.value.reason == reason
+        assert found.with_good_keys(both, BEGIN) == member
+    good = replace(member, former=FormerKey(former, 2**31, CertificateReference.of(OTHER)))
+    assert found.with_good_keys(good, BEGIN) is good
+    with pytest.raises(CertificateError):
+        found.with_good_keys(replace(good, certificate=CertificateReference.of(LEAF)), BEGIN)
 
 
 def test_clocks_may_differ_by_five_minutes() -> None:

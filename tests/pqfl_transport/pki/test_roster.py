@@ -16,7 +16,16 @@ from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError
 from pqfl_transport.pki.documents import MAX_DOCUMENT_BYTES, DocumentKind, sign_document
 from pqfl_transport.pki.references import CertificateReference
-from pqfl_transport.pki.roster import MAX_ROSTER_BYTES, Party, Roster, SecureAggregation, open_roster, sign_roster
+from pqfl_transport.pki.roster import (
+    MAX_ROSTER_BYTES,
+    MAX_TIME,
+    FormerKey,
+    Party,
+    Roster,
+    SecureAggregation,
+    open_roster,
+    sign_roster,
+)
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.policy import SecurityLevel, for_level
 
@@ -24,6 +33,10 @@ ROOT = SigningKey.from_seed("ML-DSA-87", bytes(32))
 ROOTS = [ROOT.verifying_key]
 SIGNING = {
     algorithm: SigningKey.from_seed(algorithm, bytes([1]) * 32).verifying_key
+    for algorithm in ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
+}
+BEFORE = {
+    algorithm: SigningKey.from_seed(algorithm, bytes([3]) * 32).verifying_key
     for algorithm in ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
 }
 URI = "spiffe://fed/site/hospital-north"
@@ -36,10 +49,11 @@ def party(
     receiving: bytes = b"key",
     cap: int = 7,
     certificate: CertificateReference | None = None,
+    former: FormerKey | None = None,
 ) -> Party:
     """A party with the keys of a level."""
     signing = SIGNING[for_level(level).leaf_keys[0]]
-    return Party(SpiffeId.parse(uri), signing, receiving, hashlib.sha256(receiving).digest(), cap, certificate)
+    return Party(SpiffeId.parse(uri), signing, receiving, hashlib.sha256(receiving).digest(), cap, certificate, former)
 
 
 def roster(*parties: Party, level: SecurityLevel = SecurityLevel.HIGH, number: int = 5) -> Roster:
@@ -81,6 +95,12 @@ def rosters(draw: st.DrawFn) -> Roster:
             receiving=draw(st.binary(max_size=30)),
             cap=draw(COUNTS),
             certificate=draw(REFERENCES),
+            former=draw(
+                st.none()
+                | st.builds(
+                    FormerKey, st.just(BEFORE[for_level(level).leaf_keys[0]]), st.integers(0, MAX_TIME), REFERENCES
+                )
+            ),
         )
         for one in sorted(ids)
     ]
@@ -290,6 +310,78 @@ def test_a_certificate_reference_has_one_form() -> None:
         damaged = payload()
         damaged["parties"][0]["signing_certificate"] = value
         assert "signing_certificate" in refusal(damaged)
+
+
+OVERLAP = replace(party(), former=FormerKey(BEFORE["ML-DSA-65"], 1000))
+
+
+def test_both_keys_count_until_the_former_one_s_time_is_over() -> None:
+    """The last second counts, the next does not, and a key that is in no roster never does."""
+    present, former = SIGNING["ML-DSA-65"], BEFORE["ML-DSA-65"]
+    assert OVERLAP.signing_keys(1000) == (present, former)
+    assert OVERLAP.signing_keys(1000.5) == party().signing_keys(0) == (present,)
+    assert OVERLAP.key_for(former.fingerprint, 1000) == former
+    for now in (0, 1000, 2e9):
+        assert OVERLAP.key_for(present.fingerprint, now) == present
+    for fingerprint, now, complaint in (
+        (former.fingerprint, 1001, "its time is over"), (SIGNING["ML-DSA-87"].fingerprint, 0, "none of its keys"),
+        (b"", 0, "none of its keys"),
+    ):  # fmt: skip
+        with pytest.raises(MessageError, match=complaint) as caught:
+            OVERLAP.key_for(fingerprint, now)
+        assert caught.value.reason == "wrong_sender_key"
+
+
+def test_a_roster_without_overlap_has_the_form_that_it_always_had() -> None:
+    """Programs that know nothing of former keys read it, and refuse one with such a key as a whole."""
+    assert all("former" not in one for one in payload()["parties"])
+    opened = json.loads(json.loads(sign_roster(roster(OVERLAP), ROOT))["payload"])
+    assert opened["parties"][0]["former"].keys() == {"signing_key", "signing_fingerprint", "until"}
+
+
+def former(**changes: Any) -> dict[str, Any]:
+    """The former key of a good entry, damaged."""
+    key = BEFORE["ML-DSA-65"]
+    good = {
+        "signing_key": base64.b64encode(key.spki).decode(),
+        "signing_fingerprint": key.fingerprint.hex(),
+        "until": 5,
+    }
+    return good | changes
+
+
+PRESENT = {key: value for key, value in payload()["parties"][1].items() if key.startswith("signing_")}
+STRANGER = {"signing_key": OTHER_SPKI, "signing_fingerprint": SIGNING["ML-DSA-44"].fingerprint.hex()}
+
+
+@pytest.mark.parametrize(
+    ("complaint", "value"),
+    [
+        ("wrong type", None),
+        ("lacks signing_fingerprint, signing_key, until", {}),
+        ("unknown fields", former(more=1)),
+        ("until", former(until=-1)),
+        ("until", former(until=MAX_TIME + 1)),
+        ("wrong type", former(until="1")),
+        ("signing_fingerprint is not", former(signing_fingerprint="00" * 32)),
+        ("not a public key", former(signing_key="AAAA")),
+        ("is not another key of ML-DSA-65", former(**PRESENT)),
+        ("ML-DSA-44 does not fit the level high", former(**STRANGER)),
+        ("signing_certificate", former(signing_certificate={})),
+    ],
+)
+def test_each_wrong_former_key_is_named(complaint: str, value: object) -> None:
+    """It is another key of the member's algorithm, with an end, or the roster is refused."""
+    damaged = payload()
+    damaged["parties"][1]["former"] = value
+    assert complaint in refusal(damaged)
+
+
+def test_a_former_key_of_another_algorithm_is_not_signed() -> None:
+    """Content suites go by the algorithm of a member's keys."""
+    for key in (BEFORE["ML-DSA-87"], SIGNING["ML-DSA-65"]):
+        with pytest.raises(MessageError, match="is not another key of ML-DSA-65"):
+            sign_roster(roster(replace(party(), former=FormerKey(key, 1))), ROOT)
 
 
 def test_a_roster_has_a_limit_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

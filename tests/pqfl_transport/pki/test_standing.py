@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,8 @@ from pqfl_transport.pki.revocation import Revocations
 from pqfl_transport.pki.spiffe import Role
 from pqfl_transport.pki.standing import Standing
 from tests.support.pki import Federation, make_federation
-from tests.support.revoking import SIGNING, as_read, crl, revocations
+from tests.support.rekeying import name_next, prepare_next
+from tests.support.revoking import SIGNING, as_read, crl, revocations, revoking
 from tests.support.rounds import membership
 
 
@@ -56,6 +58,55 @@ def test_one_s_own_revocation_is_said(federation: Federation) -> None:
     found = standing(federation, as_read(federation, crl(federation, [federation.aggregator])))
     with pytest.raises(CertificateError, match="the certificate of this aggregator itself") as caught:
         found.require_own()
+    assert caught.value.reason == "revoked"
+
+
+def test_a_former_key_that_was_revoked_counts_no_more(tmp_path: Path) -> None:
+    """Alone, its party stays a member with the present key; with the party, both are out."""
+    made = make_federation(tmp_path / "federation", sites=("bank-a",))
+    folder, uri = made.site("bank-a"), made.site_uri("bank-a")
+    prepare_next(made, folder)
+    name_next(made)
+    member = membership(made, made.aggregator, Role.AGGREGATOR)
+    party = member.roster.party(uri)
+    assert party.former is not None
+    assert party.former.certificate is not None
+    assert party.certificate is not None
+    present, former = party.signing_key.fingerprint, party.former.key.fingerprint
+
+    def under(*revoked: int) -> Standing:
+        return Standing(member, time.time, revoking(made, *revoked))
+
+    assert under().party(uri) == party
+    alone = under(party.former.certificate.serial)
+    assert alone.party(uri).signing_keys(time.time()) == (party.signing_key,)
+    assert alone.outage(party) is alone.outage(party, present) is None
+    outage = alone.outage(party, former)
+    assert outage is not None
+    assert outage.reason == "revoked"
+    assert "the former key of" in str(outage)
+    for serials in ((party.certificate.serial,), (party.certificate.serial, party.former.certificate.serial)):
+        whole = under(*serials)
+        with pytest.raises(CertificateError):
+            whole.party(uri)
+        assert whole.outage(party, former) is not None
+        assert whole.parties(Role.SITE) == []
+
+
+def test_one_s_own_former_key_is_asked_about_while_it_signs(tmp_path: Path) -> None:
+    """By the certificate that the roster names, which may be another than the one in the folder."""
+    made = make_federation(tmp_path / "federation", sites=())
+    prepare_next(made, made.aggregator)
+    name_next(made)
+    member = membership(made, made.aggregator, Role.AGGREGATOR)
+    former = member.party.former
+    assert former is not None
+    assert former.certificate is not None
+    assert member.signs_with_former
+    assert member.identity.certificate.serial_number != former.certificate.serial
+    Standing(member, time.time, revoking(made)).require_own()
+    with pytest.raises(CertificateError, match="this aggregator itself") as caught:
+        Standing(member, time.time, revoking(made, former.certificate.serial)).require_own()
     assert caught.value.reason == "revoked"
 
 

@@ -13,7 +13,7 @@ from pqfl_transport.content.recipients import ReceivingKey
 from pqfl_transport.crypto.pyca import SigningKey
 from pqfl_transport.errors import MessageError
 from pqfl_transport.pki.documents import DocumentKind, sign_document
-from pqfl_transport.pki.roster import Party, Roster
+from pqfl_transport.pki.roster import FormerKey, Party, Roster
 from pqfl_transport.pki.spiffe import Role, SpiffeId
 from pqfl_transport.pki.statements import (
     MAX_SKEW_SECONDS,
@@ -123,3 +123,16 @@ def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     """A statement has at most one key in it."""
     del tmp_path
     assert refused(b" " * ((4 << 20) + 1)) == "too_large"
+
+
+def test_a_former_key_speaks_as_long_as_it_counts() -> None:
+    """Its party only, and not a second longer."""
+    former = SigningKey.generate("ML-DSA-65")
+    north = replace(ROSTER.parties[str(NORTH)], former=FormerKey(former.verifying_key, NOW + 10))
+    roster = replace(ROSTER, parties=MappingProxyType({**ROSTER.parties, str(NORTH): north}))
+    data = sign_statement(GOOD, former)
+    assert open_statement(data, roster, now=NOW + 10) == (north, GOOD)
+    for statement, now in ((GOOD, NOW + 11), (replace(GOOD, id=SOUTH), NOW)):
+        with pytest.raises(MessageError) as caught:
+            open_statement(sign_statement(statement, former), roster, now=now)
+        assert caught.value.reason == "unknown_signer"

@@ -156,3 +156,68 @@ def test_a_strange_store_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         replace_together(folder, generation(1))
     assert caught.value.reason == "malformed"
+
+
+def exists(folder: Path) -> set[str]:
+    """The files that can be opened, links that lead nowhere left out."""
+    return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def test_files_come_and_go_in_the_same_step(folder: Path) -> None:
+    """A file that is new has to be called so; one that goes is gone, link and all."""
+    with pytest.raises(ConfigurationError, match=r"next\.key"):
+        replace_together(folder, {"next.key": b"a"})
+    assert "next.key" not in exists(folder)
+    replace_together(folder, {"next.key": b"a", "tls.pem": b"b"}, new=["next.key"])
+    assert ((folder / "next.key").read_bytes(), (folder / "tls.pem").read_bytes()) == (b"a", b"b")
+    assert (folder / "next.key").stat().st_mode & 0o777 == 0o600
+    replace_together(folder, {"tls.key": b"c", "next.key": None, "never.there": None})
+    assert (folder / "tls.key").read_bytes() == b"c"
+    assert not (folder / "next.key").is_symlink()
+    assert not (folder / "never.there").is_symlink()
+    files.write_secret(folder / "next.key", b"a plain file, as a copy without links has")
+    replace_together(folder, {"next.key": None})
+    assert exists(folder) == {*NAMES, "roster.json"}
+
+
+@pytest.mark.parametrize("taking_over", [False, True], ids=["making the next", "taking over"])
+def test_a_crash_while_files_come_or_go_leaves_pairs(folder: Path, taking_over: bool) -> None:
+    """Killed before any change of the disk, the next pair is there whole or not at all, and the ordinary one fits."""
+    following: dict[str, bytes | None] = {"next.pem": b"new", "next.key": b"new"}
+    over: dict[str, bytes | None] = {"tls.pem": b"new", "tls.key": b"new", "next.pem": None, "next.key": None}
+    before, after = ("old", None), ("old", "new")
+    replace_together(folder, {"tls.pem": b"old", "tls.key": b"old"})
+    if taking_over:
+        replace_together(folder, following, new=list(following))
+        before, after = ("old", "new"), ("new", None)
+    seen, die_at, died = set(), 0, True
+    while died:
+        die_at += 1
+        trial = folder.with_name(f"trial-{die_at}")
+        shutil.copytree(folder, trial, symlinks=True)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            next(steps(monkeypatch, die_at))
+            try:
+                replace_together(trial, over if taking_over else following, new=["next.pem", "next.key"])
+                died = False
+            except Killed:
+                pass
+        pairs = tuple(
+            tuple((trial / f"{name}.{end}").read_text() if (trial / f"{name}.{end}").exists() else None
+                  for end in ("pem", "key"))
+            for name in ("tls", "next")
+        )  # fmt: skip
+        assert all(pem == key for pem, key in pairs), die_at
+        seen.add((pairs[0][0], pairs[1][0]))
+        replace_together(trial, over if taking_over else following, new=["next.pem", "next.key"])
+        assert (trial / "tls.key").read_text() == after[0]
+        assert (trial / "next.key").exists() is (after[1] is not None)
+    assert seen == {before, after}
+    assert 10 < die_at < 200
+
+
+def test_a_key_that_was_replaced_is_erased(folder: Path) -> None:
+    """Its old bytes are nowhere in the folder."""
+    replace_together(folder, {"tls.key": b"the former key", "tls.pem": b"x"})
+    replace_together(folder, {"tls.key": b"the new key"})
+    assert all(b"former key" not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
