@@ -31,6 +31,7 @@ from tests.support.secagg import (
     make_parameters,
     packet_of,
     published,
+    resigned,
     signing_key,
     site_name,
     with_packet,
@@ -168,6 +169,15 @@ class TestShared:
         net = waiting_for(Kind.SHARED)
         shared = Shared.decode(parse_message(waiting_data(net)))
         body = replace(shared, statements=shared.statements[1:]).encode()
+        refused(net.sites[ONE], again(net, waiting_data(net), body), "left_out")
+
+    def test_another_share_of_ours(self) -> None:
+        """Signed with our own key under the same T, as a restored snapshot might have; not what this memory dealt."""
+        net = waiting_for(Kind.SHARED)
+        shared = Shared.decode(parse_message(waiting_data(net)))
+        own = parse_message(shared.statements[0])
+        other = resigned(net.parameters, own, (bytes(32), own.body[1]))
+        body = replace(shared, statements=(other, *shared.statements[1:])).encode()
         refused(net.sites[ONE], again(net, waiting_data(net), body), "left_out")
 
     def test_a_wrong_t2(self) -> None:
@@ -360,6 +370,12 @@ class TestAgreed:
         """Even with enough signatures under it."""
         net = waiting_for(Kind.AGREED)
         body = (*Survivors(ALL[:4]).encode(), length_prefixed(*(consistency(net, at, ALL[:4]) for at in ALL[:4])))
+        refused(net.sites[ONE], again(net, waiting_data(net), body), "equivocation")
+
+    def test_another_u2_around_our_signatures(self) -> None:
+        """The server's own word has to be the U2 that the signatures are of."""
+        net = waiting_for(Kind.AGREED)
+        body = (*Survivors(ALL[:4]).encode(), length_prefixed(*(consistency(net, at, ALL) for at in ALL[:4])))
         refused(net.sites[ONE], again(net, waiting_data(net), body), "equivocation")
 
     def test_the_model_is_burnt_before_a_share_leaves(self) -> None:
