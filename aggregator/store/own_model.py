@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from pqfl_transport.aggregation.fedavg import Weights
-from pqfl_transport.content.header import CONTENT_KEY_BYTES, LENGTH_BYTES, split_items
+from pqfl_transport.content.header import CONTENT_KEY_BYTES, split_items
 from pqfl_transport.content.receiving_keys import ReceivingKeys
 from pqfl_transport.content.sealing import body_context, body_key, slices
 from pqfl_transport.content.staging import remove_torn, staged
 from pqfl_transport.content.tensors import TensorLayout, allocate, model_digest, parse
-from pqfl_transport.crypto.contexts import length_prefixed
+from pqfl_transport.crypto.contexts import LENGTH_BYTES, length_prefixed
 from pqfl_transport.crypto.pyca import BODY_CHUNK_BYTES, BODY_COMMITMENT_BYTES, BodyDecryptor, body_encryptor
 from pqfl_transport.errors import ConfigurationError, MessageError, PlatformError, PqflError
 

@@ -12,14 +12,13 @@ from typing import NamedTuple
 from pqfl_transport.algorithms import ContentSuite, Kind, content_suite, find
 from pqfl_transport.content.header import (
     CONTENT_KEY_BYTES,
-    LENGTH_BYTES,
     MAX_HEADER_BYTES,
     Header,
     decode_header,
     malformed,
     split_items,
 )
-from pqfl_transport.crypto.contexts import Context, length_prefixed
+from pqfl_transport.crypto.contexts import LENGTH_BYTES, Context, length_prefixed
 from pqfl_transport.crypto.kems import wrapped_bytes
 from pqfl_transport.crypto.pyca import BODY_COMMITMENT_BYTES, Buffer, VerifyingKey, body_bytes
 from pqfl_transport.errors import MessageError

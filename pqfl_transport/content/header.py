@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pqfl_transport.crypto.contexts import length_prefixed
+from pqfl_transport.crypto.contexts import length_prefixed, split_prefixed
 from pqfl_transport.errors import MessageError
 
-LENGTH_BYTES = 4
 MAX_HEADER_BYTES = 64 * 1024
 MAX_RECIPIENTS = 1024
 MAX_PLAINTEXT_BYTES = 1 << 40
@@ -150,18 +149,10 @@ def _check_consistency(header: Header) -> Header:
 
 def split_items(data: bytes, field: str, *, maximum: int) -> list[bytes]:
     """Split ``LP(…)`` into its items. Raises ``MessageError`` for a cut item or more than ``maximum`` of them."""
-    items: list[bytes] = []
-    at = 0
-    while at < len(data):
-        if len(items) == maximum:
-            raise malformed(field, f"more than {maximum} items")
-        start = at + LENGTH_BYTES
-        end = start + int.from_bytes(data[at:start], "big")
-        if start > len(data) or end > len(data):
-            raise malformed(field, "cut short")
-        items.append(data[start:end])
-        at = end
-    return items
+    try:
+        return split_prefixed(data, maximum=maximum)
+    except MessageError as error:
+        raise malformed(field, str(error)) from None
 
 
 def _text(field: str, data: bytes) -> str:

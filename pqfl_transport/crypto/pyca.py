@@ -264,8 +264,16 @@ class EncapsulationKey:
             raise ConfigurationError(f"not a public key of {row.name}: {error}", reason="bad_key") from error
 
     def wrap(self, plaintext: bytes, info: bytes, *, aead: str = WRAP_AEAD) -> bytes:
-        """Seal a short secret to this key (RFC 9180 §6.1, base mode): encapsulation ‖ ciphertext."""
-        return _wrap_suite(self.kem, aead).encrypt(plaintext, cast("hpke.MLKEM768X25519PublicKey", self._public), info)
+        """Seal a short secret to this key (RFC 9180 §6.1, base mode): encapsulation ‖ ciphertext.
+
+        Raises ``ConfigurationError`` (``bad_key``) for a key whose classical half is degenerate.
+        """
+        try:
+            return _wrap_suite(self.kem, aead).encrypt(
+                plaintext, cast("hpke.MLKEM768X25519PublicKey", self._public), info
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"not a public key of {self.kem}: {error}", reason="bad_key") from error
 
 
 def _wrap_suite(kem: str, aead: str) -> hpke.Suite:

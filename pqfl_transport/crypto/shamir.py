@@ -7,6 +7,7 @@ integer, and a secret is only ever multiplied by a share's index or by a Lagrang
 
 import secrets
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from pqfl_transport.errors import ConfigurationError
 
@@ -75,6 +76,7 @@ def _times(lanes: int, factor: int, size: int) -> int:
     return product
 
 
+@cache
 def _inverse(element: int) -> int:
     """Return the inverse of a public byte: its 254th power."""
     result = 1

@@ -9,12 +9,25 @@ from gateway.http.protobuf import FieldReader, fields_of
 from gateway.http.rules import matches, path_of
 from gateway.proxies import Proxy
 from pqfl_transport import exchange
+from pqfl_transport.aggregation.secagg.messages import (
+    Advertise,
+    Kind,
+    Packet,
+    Share,
+    Shared,
+    Survivors,
+    Unmask,
+    parse_message,
+    split_many,
+)
+from pqfl_transport.crypto.contexts import length_prefixed
 from pqfl_transport.errors import MessageError, PqflError
 from pqfl_transport.net.address import Address
 from pqfl_transport.net.resumable import UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET, UploadAddress, UploadFields
 from pqfl_transport.problems import from_problem, to_problem
 from pqfl_transport.qkd import messages
 from tests.fuzz.registry import target, text_of
+from tests.support.secagg import Network
 
 _TARGET = Address(host="hub.example", port=443)
 
@@ -157,3 +170,39 @@ def proxy_answer(data: bytes) -> None:
         else:
             ends.append((conversation.complete, rest))
     assert ends[0] == ends[1]
+
+
+def _secagg_messages() -> Iterator[bytes]:
+    net = Network(3)
+    net.run()
+    first = [data for name, data in net.sent if name == next(iter(net.sites))]
+    for data in (*net.seen, *first):
+        yield data
+        message = parse_message(data)
+        # Without signature, ciphertexts and members' messages it is small enough to be changed everywhere.
+        body = tuple(item if len(item) < 256 else length_prefixed(b"") for item in message.body)
+        head = message.signed.partition(length_prefixed(message.body[0]))[0]
+        yield length_prefixed(head + length_prefixed(*body), b"signature", b"")
+    yield Packet(b"shares", b"key", bytes(32), bytes(32), bytes(32)).encode()
+
+
+_SECAGG_BODIES = {
+    Kind.ADVERTISE: Advertise, Kind.SHARE: Share, Kind.SHARED: Shared, Kind.UPLOADED: Survivors,
+    Kind.CONSISTENCY: Survivors, Kind.UNMASK: Unmask,
+}  # fmt: skip
+
+
+@target(_secagg_messages, max_bytes=16_384)
+def secagg_message(data: bytes) -> None:
+    """A message of secure aggregation, its body, and a packet are written again to the bytes that were read."""
+    with contextlib.suppress(MessageError):
+        assert Packet.decode(data).encode() == data
+    message = parse_message(data)
+    assert message.raw == data
+    assert parse_message(message.statement).signed == message.signed
+    body = _SECAGG_BODIES.get(message.kind)
+    if body is not None:
+        assert body.decode(message).encode() == message.body
+    for item in (message.body[-1], message.attachment):
+        with contextlib.suppress(MessageError):
+            assert length_prefixed(*split_many(message, item)) == item

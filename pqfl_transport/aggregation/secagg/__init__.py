@@ -1,1 +1,1 @@
-"""Secure aggregation: the sum of the sites' updates and nothing else (Bonawitz et al., CCS 2017). No I/O, no clock."""
+"""Secure aggregation: the aggregator learns the sum of the updates and nothing else (SECAGG.md in this folder)."""

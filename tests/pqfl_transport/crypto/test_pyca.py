@@ -188,6 +188,14 @@ def test_a_key_without_its_seed_is_refused_with_the_reason() -> None:
     assert caught.value.reason == "bad_key"
 
 
+def test_nothing_is_sealed_to_a_degenerate_key() -> None:
+    """A point of low order in the classical half of a hybrid: our error, and not the library's."""
+    good = DecapsulationKey("ML-KEM-768+X25519", bytes(32)).public.raw
+    with pytest.raises(ConfigurationError) as caught:
+        EncapsulationKey("ML-KEM-768+X25519", good[:-32] + bytes(32)).wrap(b"secret", b"")
+    assert caught.value.reason == "bad_key"
+
+
 @pytest.mark.parametrize("kem", KEM_IDS.values())
 def test_wrapping_opens_with_its_key_and_its_info_alone(kem: str) -> None:
     """Round trip, length as announced, and every change a refusal."""

@@ -17,7 +17,7 @@ from pqfl_transport.aggregation.secagg import layout
 from pqfl_transport.aggregation.secagg.masking import add_vector, key_stream, mask, require_vector, unmask
 from pqfl_transport.crypto.contexts import Label
 from pqfl_transport.errors import ConfigurationError, PqflError, RoundError
-from tests.support.secagg import ROUND_ID, secret_of, stream_words
+from tests.support.masks import ROUND_ID, secret_of, stream_words
 
 OWN = secret_of("own")
 PAIRS = {0: secret_of(0), 1: secret_of(1), 5: secret_of(5)}

@@ -17,7 +17,7 @@ from pqfl_transport.aggregation.secagg import layout
 from pqfl_transport.aggregation.secagg.plan import Plan
 from pqfl_transport.aggregation.secagg.quantizing import quantize
 from pqfl_transport.errors import ConfigurationError, RoundError
-from tests.support.secagg import ROUND_ID, encoded_integers, plan_of, secret_of
+from tests.support.masks import ROUND_ID, encoded_integers, plan_of, secret_of
 
 KEY = secret_of("rounding")
 DTYPES = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.int8, np.int32, np.int64]

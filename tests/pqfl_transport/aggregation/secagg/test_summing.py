@@ -17,7 +17,7 @@ from pqfl_transport.aggregation.secagg.plan import Plan
 from pqfl_transport.aggregation.secagg.quantizing import quantize
 from pqfl_transport.aggregation.secagg.summing import check_sum, mean_delta
 from pqfl_transport.errors import RoundError
-from tests.support.secagg import ROUND_ID, encoded_integers, plan_of, secret_of
+from tests.support.masks import ROUND_ID, encoded_integers, plan_of, secret_of
 
 FLOATS = [np.float16, np.float32, np.float64, ml_dtypes.bfloat16]
 
