@@ -203,10 +203,8 @@ class FederatedClient:
             try:
                 info = await self._current_round()
             except PolicyError as error:
-                advised = self._ruling.advised
-                ahead = error.reason == "content_suite" and advised is not None and bool(advised.changes)
                 give_up = give_up or time.monotonic() + self._retry_seconds
-                if not ahead or time.monotonic() > give_up:
+                if not self._is_ahead(error) or time.monotonic() > give_up:
                     raise
                 await asyncio.sleep(_AHEAD_SECONDS)
                 continue
@@ -259,13 +257,33 @@ class FederatedClient:
         Raises what `join`, `fetch`, ``train`` and `submit` raise.
         """
         trained: tuple[bytes, Trained] | None = None
-        while not (info := await self.join()).is_finished:
+        give_up: float | None = None
+        while True:
+            info = await self.join()
             digest = info.document.model_digest
             # A round that was opened again starts from the same model: what was trained still holds.
-            if trained is None or trained[0] != digest:
-                trained = (digest, await self._train(train, await self.fetch(info), info))
+            if trained is not None and trained[0] == digest and not info.is_finished:
+                await self.submit(info, *trained[1])
+                continue
+            try:
+                weights = await self.fetch(info)
+            except PolicyError as error:
+                # The advisory came between the round and its model: the aggregator seals another one when it has it.
+                give_up = give_up or time.monotonic() + self._retry_seconds
+                if not self._is_ahead(error) or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(_AHEAD_SECONDS)
+                continue
+            give_up = None
+            if info.is_finished:
+                return weights
+            trained = (digest, await self._train(train, weights, info))
             await self.submit(info, *trained[1])
-        return await self.fetch(info)
+
+    def _is_ahead(self, error: PolicyError) -> bool:
+        """Whether this site knows an advisory that the aggregator has still to take on."""
+        advised = self._ruling.advised
+        return error.reason == "content_suite" and advised is not None and bool(advised.changes)
 
     async def _current_round(self) -> RoundInfo:
         nonce = secrets.token_hex(_NONCE_BYTES)

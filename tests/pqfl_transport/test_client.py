@@ -563,6 +563,47 @@ def test_an_update_that_the_aggregator_does_not_allow_any_more_is_not_the_end(
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
+@pytest.mark.parametrize("catches_up", [True, False])
+def test_an_advisory_between_a_round_and_its_model_is_waited_for(
+    federation: Federation, tmp_path: Path, catches_up: bool
+) -> None:
+    """The model is sealed under what the site just learnt to refuse; the aggregator has the time of a retry."""
+    path = publish(federation, tmp_path / "a.json")
+
+    async def scenario() -> None:
+        async with aggregator(federation, tmp_path, attempts=1) as hub:
+            hub.expect_first_only()
+            async with client(federation, hub.url, advisory_path=path, retry_seconds=2) as site:
+                join, fetch, refused = site.join, site.fetch, asyncio.Event()
+
+                async def join_and_learn() -> RoundInfo:
+                    info = await join()
+                    if not refused.is_set():
+                        publish(federation, path, GCM, number=2)
+                    return info
+
+                async def fetch_or_tell(info: RoundInfo) -> Any:
+                    try:
+                        return await fetch(info)
+                    except PolicyError:
+                        refused.set()
+                        raise
+
+                site.join, site.fetch = join_and_learn, fetch_or_tell  # type: ignore[method-assign]
+                running = asyncio.create_task(site.run(add(1.0, 5)))
+                if catches_up:
+                    await refused.wait()
+                    await hub.engine.adopt(advised(GCM))
+                    await running
+                    assert site.report.rounds_submitted == 1
+                else:
+                    with pytest.raises(PolicyError) as caught:
+                        await running
+                    assert caught.value.reason == "content_suite"
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 def test_an_aggregator_that_stays_behind_an_advisory_is_given_up(federation: Federation, tmp_path: Path) -> None:
     """After the time of a retry, with the reason that no waiting mends."""
     path = publish(federation, tmp_path / "a.json", GCM)
